@@ -1,0 +1,366 @@
+"""Optimizer: a ``torch.optim.Optimizer`` that runs a chain.
+
+``param_groups`` holds every hyperparameter by name, so torch's schedulers, GradScaler, Lightning and hand edits of
+``group["lr"]`` work. State is named after the step and the slot (``adam.m``) and is created when the optimizer is built.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, ClassVar, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from fallline.core.errors import unknown
+from fallline.core.execute import FUSE_MODES, Fuse, Leaf, compiler_available, create_state, execute
+from fallline.core.groups import groups
+from fallline.core.transform import Chain, Transform, static_fields
+from fallline.core.types import Reach, Schedule, State
+
+__all__ = ["Optimizer"]
+
+Alias: TypeAlias = str | tuple[str, ...]
+
+_TORCH_ONLY = {
+    "foreach": "how steps are fused",
+    "fused": "how steps are fused",
+    "capturable": "CUDA graph capture",
+    "differentiable": "gradients through the step",
+}
+
+
+class Optimizer(torch.optim.Optimizer):
+    r"""Run a chain over parameters: ``p <- p - chain(g)``.
+
+    Args:
+        params: a model, an iterable of parameters, of (name, parameter) pairs, or of group dicts as in torch.
+            A group may override any hyperparameter and may bring its own ``"chain"``.
+        chain: a chain such as ``adamw(lr=3e-4)``, or, with a model, a dict from name patterns to chains.
+        maximize: ascend instead of descend.
+        fuse: ``"eager"``, ``"leaf"`` (compiled, tensor by tensor) or ``"auto"``, which compiles large tensors.
+
+    Hyperparameters may be numbers, 0-d tensors or schedules of the group's step. A scheduled one is written into its
+    group before each step; editing it by hand is an error, since the edit could not take effect.
+
+    Raises:
+        TypeError, ValueError: on unknown or invalid hyperparameters, complex parameters, sparse gradients, a forced
+            ``fuse="leaf"`` where nothing can compile.
+
+    Example:
+        >>> import torch, fallline
+        >>> from fallline.methods import adamw
+        >>> model = torch.nn.Linear(3, 1)
+        >>> optimizer = fallline.Optimizer(model, adamw(lr=0.1))
+        >>> model(torch.ones(2, 3)).square().mean().backward()
+        >>> optimizer.step()
+    """
+
+    _aliases: ClassVar[Mapping[str, Alias]] = {}  # group key -> hyperparameter name(s); drop-in classes use torch's names
+
+    def __init__(
+        self, params: Any, chain: Chain | Transform | Mapping[str, Chain], *, maximize: bool = False, fuse: Fuse = "auto"
+    ) -> None:
+        if fuse not in FUSE_MODES:
+            raise unknown("fuse mode", str(fuse), FUSE_MODES)
+        if fuse == "leaf" and not compiler_available():
+            raise ValueError(
+                "fuse='leaf' was asked for, but no C++ compiler was found. Compiled steps need one (g++ or clang++). "
+                "Install it, or use fuse='auto'."
+            )
+        self._fuse: Fuse = fuse
+        self._chains: list[Chain] = []
+        self._resolved: dict[int, tuple[Any, tuple[Transform, ...]]] = {}
+        if isinstance(chain, Mapping):
+            params = groups(params, chain)
+            chain = next(iter(chain.values()))
+        if isinstance(chain, Transform):
+            chain = Chain([chain])
+        if not isinstance(chain, Chain):
+            raise TypeError(
+                f"Optimizer got {chain!r} as its chain. Expected a chain such as adamw(lr=3e-4), or, with a model, "
+                f"a dict from name patterns to chains. Call the method to make one."
+            )
+        if isinstance(params, nn.Module):
+            params = params.named_parameters()
+        self._default_chain = chain
+        super().__init__(params, {"maximize": maximize})
+
+    # -- groups -------------------------------------------------------------------------------------------------------
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add parameters, as torch does; checks every name and value before anything changes."""
+        group = dict(param_group)
+        chain = group.pop("chain", self._default_chain)
+        given = {k: v for k, v in group.items() if k not in ("params", "maximize", "param_names", "name", "initial_lr")}
+        chain = chain.rebuild(self._from_group_keys(chain, given))
+        group = {k: v for k, v in group.items() if k not in given}
+        values = {k: v(1) if isinstance(v, Schedule) else v for k, v in {**chain.hypers, **chain.options}.items()}
+        group.update(self._to_group_keys(values), step=0, method=chain.name)
+        super().add_param_group(group)
+        members = self.param_groups[-1]["params"]
+        try:
+            for p in members:
+                if p.is_complex():
+                    raise ValueError(
+                        f"Optimizer got a complex parameter of shape {tuple(p.shape)}. Methods here are real. "
+                        f"Optimise torch.view_as_real(p) instead."
+                    )
+            self._chains.append(chain)
+            for p in members:
+                if p.requires_grad:
+                    self._create_state(p, chain)
+        except BaseException:
+            self.param_groups.pop()
+            raise
+
+    def _create_state(self, p: Tensor, chain: Chain) -> State:
+        self.state[p] = {"step": torch.zeros((), dtype=torch.int64), **create_state(chain.steps, p)}
+        return self.state[p]
+
+    def _from_group_keys(self, chain: Chain, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Group entries -> hyperparameters and options of the chain: betas=(b1, b2) -> b1, b2."""
+        values: dict[str, Any] = {}
+        known = self._to_group_keys({**chain.hypers, **chain.options})
+        for key, value in given.items():
+            if key not in known:
+                hint = f"fallline decides {_TORCH_ONLY[key]} itself (fuse=...); drop {key}." if key in _TORCH_ONLY else ""
+                raise unknown(f"hyperparameter of {chain.name}", key, known, hint)
+            target = self._aliases.get(key, key)
+            if isinstance(target, str):
+                values[target] = value
+                continue
+            if not isinstance(value, tuple | list) or len(value) != len(target):
+                raise TypeError(
+                    f"{chain.name} got {key}={value!r}. Expected {len(target)} numbers ({', '.join(target)}). "
+                    f"Pass a tuple."
+                )
+            values.update(zip(target, value, strict=True))
+        return values
+
+    def _to_group_keys(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Hyperparameters and options -> group entries: b1, b2 -> betas=(b1, b2)."""
+        entries = dict(values)
+        renamed = {}
+        for key, target in self._aliases.items():
+            names = (target,) if isinstance(target, str) else target
+            if all(n in entries for n in names):
+                taken = tuple(entries.pop(n) for n in names)
+                renamed[key] = taken[0] if isinstance(target, str) else taken
+        return {**entries, **renamed}
+
+    # -- the step -----------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None, *, loss: Tensor | None = None) -> Any:  # type: ignore[override]
+        """One step. A closure runs once with gradients enabled and its loss is returned; ``loss`` serves methods that need it."""
+        result = None
+        if closure is not None:
+            with torch.enable_grad():
+                result = closure()
+            if isinstance(result, Tensor):
+                loss = result.detach()
+        # A GROUP step sums over all tensors that run its chain, whatever group they are in and whatever their values.
+        runs: dict[Any, list[tuple[tuple[Transform, ...], list[Leaf]]]] = {}
+        for i, group in enumerate(self.param_groups):
+            steps = self._steps(i, group)
+            self._require_needs(self._chains[i], loss)
+            joint = any(step.reach == Reach.GROUP for step in steps)
+            runs.setdefault(_structure(steps) if joint else i, []).append((steps, self._leaves(group, self._chains[i])))
+        for batches in runs.values():
+            for _, leaves in batches:
+                for leaf in leaves:
+                    leaf.t.add_(1)
+            execute(batches, self._fuse, loss)
+        for group in self.param_groups:
+            group["step"] += 1
+        return result
+
+    def _leaves(self, group: dict[str, Any], chain: Chain) -> list[Leaf]:
+        leaves = []
+        for p in group["params"]:
+            if p.grad is None:
+                continue
+            if p.grad.layout != torch.strided:
+                raise RuntimeError(
+                    f"{chain.name} got a sparse gradient for a parameter of shape {tuple(p.shape)}. It needs dense ones. "
+                    f"Build the embedding with sparse=False."
+                )
+            state = self.state[p] or self._create_state(p, chain)
+            leaves.append(Leaf(p, -p.grad if group["maximize"] else p.grad, state["step"], state))
+        return leaves
+
+    def _require_needs(self, chain: Chain, loss: Tensor | None) -> None:
+        if "loss" in chain.needs and loss is None:
+            raise RuntimeError(
+                f"{chain.name} needs the loss at every step and got none. Expected a closure or loss=. Write:\n"
+                f"    loss.backward()\n    optimizer.step(loss=loss.detach())"
+            )
+
+    def _steps(self, index: int, group: dict[str, Any]) -> tuple[Transform, ...]:
+        """The chain's steps with the group's current hyperparameters; rebuilt and validated only when one moved."""
+        chain = self._chains[index]
+        self._follow_schedules(chain, group)
+        keys = self._to_group_keys({**chain.hypers, **chain.options})
+        values = {key: group[key] for key in keys}
+        stamp = tuple((id(v), v._version) if isinstance(v, Tensor) else v for v in values.values())
+        cached = self._resolved.get(index)
+        if cached is not None and cached[0] == stamp:
+            return cached[1]
+        steps = chain.rebuild(self._from_group_keys(chain, values)).steps
+        if _structure(steps) != _structure(chain.steps):
+            changed = [k for k, v in self._to_group_keys(chain.options).items() if values[k] != v]
+            raise ValueError(
+                f"{', '.join(changed)} of {chain.name} was changed while training. It decides which state exists and is "
+                f"fixed at construction. Build a new optimizer."
+            )
+        self._resolved[index] = (stamp, steps)
+        return steps
+
+    def _follow_schedules(self, chain: Chain, group: dict[str, Any]) -> None:
+        for name, schedule in chain.hypers.items():
+            if not isinstance(schedule, Schedule):
+                continue
+            key, slot = self._key_of(name)
+            held = group[key] if slot is None else group[key][slot]
+            written = schedule(max(group["step"], 1))
+            if held != written:
+                raise ValueError(
+                    f"group[{key!r}] holds {held!r}, but {name} of {chain.name} follows the schedule {schedule!r} "
+                    f"({written!r} at this point), so the edit would be lost. Change the schedule, or pass a number as "
+                    f"{name} to control it by hand or by a torch scheduler."
+                )
+            _put(group, key, slot, schedule(group["step"] + 1))
+
+    def _key_of(self, name: str) -> tuple[str, int | None]:
+        """Where a hyperparameter stands in a group: (key, position in the tuple or None)."""
+        for key, target in self._aliases.items():
+            if target == name:
+                return key, None
+            if isinstance(target, tuple) and name in target:
+                return key, target.index(name)
+        return name, None
+
+    # -- saving and loading -------------------------------------------------------------------------------------------
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load what ``state_dict()`` returned: everything is checked before anything changes, tensors are copied and
+        keep their dtype (torch's own loader casts them to the parameter's), and names win over positions.
+
+        Raises ValueError if groups, methods, parameters, slots or shapes differ.
+        """
+        for hook in self._optimizer_load_state_dict_pre_hooks.values():  # type: ignore[attr-defined]
+            state_dict = hook(self, state_dict) or state_dict
+        moves = [
+            move
+            for i, (mine, saved) in enumerate(self._matched_groups(state_dict))
+            for move in self._matched_states(i, mine, saved, state_dict["state"])
+        ]
+        for p, state in moves:
+            self.state[p] = state
+        for chain, mine, saved in zip(self._chains, self.param_groups, state_dict["param_groups"], strict=True):
+            mine.update({k: v for k, v in saved.items() if k not in ("params", "param_names")})
+            for name, schedule in chain.hypers.items():  # this optimizer's schedule goes on from the saved step
+                if isinstance(schedule, Schedule):
+                    _put(mine, *self._key_of(name), schedule(max(mine["step"], 1)))
+        self._resolved.clear()
+        for hook in self._optimizer_load_state_dict_post_hooks.values():  # type: ignore[attr-defined]
+            hook(self)
+
+    def _matched_groups(self, state_dict: dict[str, Any]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+        saved = state_dict.get("param_groups") if isinstance(state_dict, dict) else None
+        if saved is None or "state" not in state_dict:
+            raise ValueError(
+                "This is not an optimizer's state_dict: it lacks 'state' or 'param_groups'. Expected what "
+                "optimizer.state_dict() returned. Check which part of the checkpoint you pass."
+            )
+        if len(saved) != len(self.param_groups):
+            raise ValueError(
+                f"The checkpoint has {len(saved)} parameter groups, this optimizer {len(self.param_groups)}. They must "
+                f"agree. Build the optimizer with the same groups as when it was saved."
+            )
+        for i, (chain, mine, theirs) in enumerate(zip(self._chains, self.param_groups, saved, strict=True)):
+            if theirs.get("method") != mine["method"]:
+                raise ValueError(
+                    f"Group {i} of the checkpoint was saved by {theirs.get('method') or 'another library'}, this one runs "
+                    f"{mine['method']}. They must agree. Build the optimizer with the method that saved it."
+                )
+            missing = [k for k in mine if k not in theirs and k not in ("params", "param_names", "initial_lr", "name")]
+            if missing:
+                raise ValueError(
+                    f"Group {i} of the checkpoint lacks {', '.join(missing)}. Expected every hyperparameter of "
+                    f"{chain.name}. It was saved by another version; add the entry by hand or start afresh."
+                )
+            if len(theirs["params"]) != len(mine["params"]):
+                raise ValueError(
+                    f"Group {i} of the checkpoint has {len(theirs['params'])} parameters, this optimizer's has "
+                    f"{len(mine['params'])}. They must agree. Build the model as it was when saved."
+                )
+            known = {*mine, "params", "param_names", "initial_lr", "name"}
+            chain.rebuild(self._from_group_keys(chain, {k: v for k, v in theirs.items() if k in self._tunable(chain)}))
+            stray = [k for k in theirs if k not in known]
+            if stray:
+                raise unknown(f"entry of group {i} in the checkpoint", stray[0], known)
+        return list(zip(self.param_groups, saved, strict=True))
+
+    def _tunable(self, chain: Chain) -> set[str]:
+        return set(self._to_group_keys({**chain.hypers, **chain.options}))
+
+    def _matched_states(
+        self, index: int, mine: dict[str, Any], saved: dict[str, Any], states: Mapping[Any, State]
+    ) -> Iterable[tuple[Tensor, State]]:
+        keys = list(saved["params"])
+        names, theirs = mine.get("param_names"), saved.get("param_names")
+        if names is not None and theirs is not None:
+            if sorted(names) != sorted(theirs):
+                stray = sorted(set(theirs) ^ set(names))
+                raise ValueError(
+                    f"Group {index} of the checkpoint and of this optimizer differ in {', '.join(stray[:5])}. Parameter "
+                    f"names must agree. Build the model as it was when saved."
+                )
+            keys = [keys[theirs.index(name)] for name in names]
+        moves = []
+        for j, (p, key) in enumerate(zip(mine["params"], keys, strict=True)):
+            label = names[j] if names is not None else f"parameter {j} of group {index}"
+            if not states.get(key):  # frozen until the checkpoint was made
+                moves.append((p, {}))
+                continue
+            fresh = {"step": torch.zeros((), dtype=torch.int64), **create_state(self._chains[index].steps, p)}
+            moves.append((p, _copied(label, fresh, states[key])))
+        return moves
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {
+            **super().__getstate__(),
+            "_chains": self._chains,
+            "_default_chain": self._default_chain,
+            "_fuse": self._fuse,
+            "_resolved": {},
+        }
+
+
+def _copied(label: str, fresh: State, saved: State) -> State:
+    """Copies of the saved slots, on the device and in the memory format of freshly created ones."""
+    if saved.keys() != fresh.keys():
+        raise ValueError(
+            f"The checkpoint's state of {label} has slots {sorted(saved)}, this method has {sorted(fresh)}. They must "
+            f"agree. Load it into the method that saved it."
+        )
+    for slot, value in saved.items():
+        if not isinstance(value, Tensor) or value.shape != fresh[slot].shape:
+            seen = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise ValueError(
+                f"The checkpoint's {slot} of {label} has shape {seen}. Expected {tuple(fresh[slot].shape)}. Build the "
+                f"model as it was when saved."
+            )
+    return {
+        slot: torch.empty_like(like, dtype=saved[slot].dtype).copy_(saved[slot].detach()) for slot, like in fresh.items()
+    }
+
+
+def _put(group: dict[str, Any], key: str, slot: int | None, value: float) -> None:
+    group[key] = value if slot is None else tuple(value if i == slot else v for i, v in enumerate(group[key]))
+
+
+def _structure(steps: Iterable[Transform]) -> tuple[Any, ...]:
+    return tuple((type(s), tuple(getattr(s, f) for f in static_fields(s))) for s in steps)

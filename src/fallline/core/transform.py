@@ -1,0 +1,219 @@
+"""A transform: one pure step of an update rule; a chain: transforms in sequence.
+
+A chain turns a gradient into the update that is subtracted from the parameter: ``p <- p - u``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeVar, dataclass_transform
+
+import torch
+from torch import Tensor
+
+from fallline.core.errors import unknown
+from fallline.core.hyper import Domain, check_hyper, domain_of
+from fallline.core.types import At, Hyper, Reach, State
+
+__all__ = ["Chain", "Init", "Transform", "chain", "scalars", "transform", "zeros"]
+
+Init = Callable[[Any, Tensor], Tensor]
+"""Creates a slot: (the transform, the parameter in compute precision) -> tensor."""
+
+
+class Transform:
+    """One step: a frozen dataclass whose ``Hyper`` fields are its hyperparameters, other fields its structure."""
+
+    reach: ClassVar[Reach] = Reach.ELEMENT
+    slots: ClassVar[Mapping[str, Init]] = {}
+    needs: ClassVar[frozenset[str]] = frozenset()
+    domains: ClassVar[Mapping[str, Domain]] = {}
+
+    def update(self, u: Tensor, at: At, **slots: Tensor) -> tuple[Tensor, State]:
+        """The next update and the new value of every slot. Pure: no in-place writes, no read-back, no device code."""
+        raise NotImplementedError
+
+    def measure(self, u: Tensor, at: At) -> Tensor:
+        """For reach GROUP: this tensor's term of the sum that ``update`` finds in ``at.total``."""
+        raise NotImplementedError
+
+
+T = TypeVar("T", bound=type[Transform])
+
+
+@dataclass_transform(frozen_default=True)
+def transform(cls: T) -> T:
+    """Class decorator: make a Transform a frozen dataclass and note which of its fields are hyperparameters."""
+    cls = dataclass(frozen=True)(cls)
+    assert issubclass(cls, Transform)
+    types = {f.name: f.type for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    cls._hypers = tuple(n for n, t in types.items() if t in (Hyper, "Hyper"))  # type: ignore[attr-defined]
+    cls._statics = tuple(n for n in types if n not in cls._hypers)  # type: ignore[attr-defined]
+    return cls
+
+
+def zeros(*names: str) -> dict[str, Init]:
+    """Slots that start at zero, shaped like the parameter."""
+    return {name: _zeros_like for name in names}
+
+
+def scalars(*names: str) -> dict[str, Init]:
+    """Slots of one number per tensor that start at zero; they make a step's reach at least TENSOR."""
+    return {name: _scalar_zero for name in names}
+
+
+def _zeros_like(step: Transform, p: Tensor) -> Tensor:
+    return torch.zeros_like(p)
+
+
+def _scalar_zero(step: Transform, p: Tensor) -> Tensor:
+    return p.new_zeros(())
+
+
+class Chain:
+    """Steps in sequence. Made by ``chain(...)`` or by calling a method: ``adamw(lr=3e-4)``.
+
+    A chain knows its hyperparameters by name (``hypers``), its structural options (``options``), and how to be built
+    anew with other values (``rebuild``), which is all that the optimizer needs to follow edits and schedules.
+    """
+
+    def __init__(self, parts: Iterable[Transform | Chain]) -> None:
+        self.parts = tuple(parts)
+        self._names = _hyper_names(self.parts)
+
+    @property
+    def name(self) -> str:
+        """What an error message or a checkpoint calls it."""
+        return f"chain({', '.join(_part_name(part) for part in self.parts)})"
+
+    @property
+    def hypers(self) -> dict[str, Hyper]:
+        """Every hyperparameter by name. Two steps with the same name for one are told apart as ``step.name``."""
+        return {name: _part_hypers(self.parts[i])[own] for name, (i, own) in self._names.items()}
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Structural choices by name (booleans and the like); they cannot change while training."""
+        return {}
+
+    def domain(self, name: str) -> Domain:
+        """The allowed values of a hyperparameter."""
+        i, own = self._names[name]
+        part = self.parts[i]
+        return part.domain(own) if isinstance(part, Chain) else part.domains.get(own, domain_of(own))
+
+    @property
+    def steps(self) -> tuple[Transform, ...]:
+        """The flat list of steps."""
+        flat: list[Transform] = []
+        for part in self.parts:
+            flat.extend(part.steps if isinstance(part, Chain) else (part,))
+        return tuple(flat)
+
+    @property
+    def reach(self) -> Reach:
+        """The farthest reach of any step."""
+        return max((step.reach for step in self.steps), default=Reach.ELEMENT)
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """What the steps need besides gradients, such as the loss."""
+        return frozenset().union(*(step.needs for step in self.steps))
+
+    def rebuild(self, values: Mapping[str, Any]) -> Chain:
+        """The same chain with some hyperparameters or options replaced; unknown or invalid ones raise."""
+        self.check(values)
+        changes: dict[int, dict[str, Any]] = {}
+        for name, value in values.items():
+            i, own = self._names[name]
+            changes.setdefault(i, {})[own] = value
+        parts = list(self.parts)
+        for i, change in changes.items():
+            part = parts[i]
+            parts[i] = part.rebuild(change) if isinstance(part, Chain) else dataclasses.replace(part, **change)  # type: ignore[type-var]
+        return Chain(parts)
+
+    def check(self, values: Mapping[str, Any]) -> None:
+        """Raise if a name is unknown (the nearest known ones are listed) or a value lies outside its domain."""
+        for name, value in values.items():
+            if name not in self._names:
+                raise unknown(f"hyperparameter of {self.name}", name, self._names)
+            check_hyper(self.name, name, value, self.domain(name))
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and isinstance(other, Chain) and self.parts == other.parts
+
+    def __hash__(self) -> int:
+        return hash(self.parts)
+
+    def __repr__(self) -> str:
+        return f"chain({', '.join(map(repr, self.parts))})"
+
+
+def chain(*parts: Transform | Chain) -> Chain:
+    """Join steps and chains: ``chain(clip_by_global_norm(1.0), adamw(lr=3e-4))``.
+
+    Raises TypeError for anything that is neither, ValueError for an empty chain or an invalid hyperparameter.
+    """
+    if not parts:
+        raise ValueError("chain() got no steps. Expected at least one. Write for example chain(adamw(lr=3e-4)).")
+    for part in parts:
+        if not isinstance(part, Transform | Chain):
+            hint = f"Call it: {part.__name__}(...)." if isinstance(part, type) else "Pass for example adamw(lr=3e-4)."
+            raise TypeError(f"chain() got {part!r}. Expected transforms or chains. {hint}")
+    joined = Chain(parts)
+    joined.check(joined.hypers)
+    return joined
+
+
+def step_name(step: Transform) -> str:
+    """The prefix of a step's state keys: ScaleByAdam -> adam, ClipByGlobalNorm -> clip_by_global_norm."""
+    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(step).__name__).lower()
+    return words.removeprefix("scale_by_")
+
+
+def named_steps(steps: Iterable[Transform]) -> list[tuple[str, Transform]]:
+    """Steps with the prefix of their state keys; a repeated step is numbered: trace, trace_2."""
+    seen: dict[str, int] = {}
+    named = []
+    for step in steps:
+        name = step_name(step)
+        seen[name] = seen.get(name, 0) + 1
+        named.append((name if seen[name] == 1 else f"{name}_{seen[name]}", step))
+    return named
+
+
+def hyper_fields(step: Transform) -> tuple[str, ...]:
+    """Names of the fields that are hyperparameters."""
+    return step._hypers  # type: ignore[attr-defined, no-any-return]
+
+
+def static_fields(step: Transform) -> tuple[str, ...]:
+    """Names of the fields that are structure: they never change and are compiled in."""
+    return step._statics  # type: ignore[attr-defined, no-any-return]
+
+
+def _part_name(part: Transform | Chain) -> str:
+    return part.name if isinstance(part, Chain) else step_name(part)
+
+
+def _part_hypers(part: Transform | Chain) -> dict[str, Hyper]:
+    return part.hypers if isinstance(part, Chain) else {n: getattr(part, n) for n in hyper_fields(part)}
+
+
+def _hyper_names(parts: tuple[Transform | Chain, ...]) -> dict[str, tuple[int, str]]:
+    """Public name -> (part, its own name); a name that two parts share is qualified by the part's name."""
+    own = [(i, name) for i, part in enumerate(parts) for name in _part_hypers(part)]
+    names: dict[str, tuple[int, str]] = {}
+    for i, name in own:
+        shared = sum(n == name for _, n in own) > 1
+        public = f"{_part_name(parts[i])}.{name}" if shared else name
+        base, k = public, 1
+        while public in names:
+            k += 1
+            public = f"{base}_{k}"
+        names[public] = (i, name)
+    return names

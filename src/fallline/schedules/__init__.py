@@ -1,0 +1,19 @@
+"""Schedules: pure functions of the step ``t`` (from 1) with peak 1, scaled with ``*`` and joined with ``>>``.
+
+    lr = 3e-4 * (warmup(200) >> cosine(9_800))
+"""
+
+from fallline.core.schedule import Joined, Scaled, Schedule
+from fallline.schedules.basic import constant, cosine, cosine_restarts, exponential, step_decay, warmup
+
+__all__ = [
+    "Joined",
+    "Scaled",
+    "Schedule",
+    "constant",
+    "cosine",
+    "cosine_restarts",
+    "exponential",
+    "step_decay",
+    "warmup",
+]

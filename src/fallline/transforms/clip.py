@@ -1,0 +1,48 @@
+"""Gradient clipping, by value or by the norm over all tensors."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fallline.core.transform import Transform, transform
+from fallline.core.types import At, Hyper, Reach, State
+
+__all__ = ["ClipByGlobalNorm", "ClipByValue", "clip_by_global_norm", "clip_by_value"]
+
+
+@transform
+class ClipByGlobalNorm(Transform):
+    """u <- u min(1, max_norm / ||u||), the norm taken over all tensors that run this chain"""
+
+    max_norm: Hyper
+    reach = Reach.GROUP
+
+    def measure(self, u: Tensor, at: At) -> Tensor:
+        return u.square().sum()
+
+    def update(self, u: Tensor, at: At) -> tuple[Tensor, State]:
+        assert at.total is not None
+        # 1e-6 as in torch.nn.utils.clip_grad_norm_: it keeps a zero gradient zero
+        return u * (self.max_norm / (at.total.sqrt() + 1e-6)).clamp(max=1.0), {}
+
+
+@transform
+class ClipByValue(Transform):
+    """u <- clip(u, -max_value, max_value), element by element"""
+
+    max_value: Hyper
+
+    def update(self, u: Tensor, at: At) -> tuple[Tensor, State]:
+        bound = torch.as_tensor(self.max_value, dtype=u.dtype, device=u.device)
+        return u.clamp(-bound, bound), {}
+
+
+def clip_by_global_norm(max_norm: Hyper) -> ClipByGlobalNorm:
+    r"""Scale the update so that its norm over all tensors is at most ``max_norm`` (Pascanu et al., arXiv:1211.5063, alg. 1)."""
+    return ClipByGlobalNorm(max_norm)
+
+
+def clip_by_value(max_value: Hyper) -> ClipByValue:
+    r"""Clip every element of the update to :math:`[-\mathrm{max\_value}, \mathrm{max\_value}]`."""
+    return ClipByValue(max_value)

@@ -1,0 +1,36 @@
+"""Weight decay, decoupled (AdamW) or as an L2 penalty in the gradient."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from fallline.core.transform import Transform, transform
+from fallline.core.types import At, Hyper, State
+
+__all__ = ["AddL2", "Decay", "add_l2", "decay"]
+
+
+@transform
+class Decay(Transform):
+    """u <- u + weight_decay p"""
+
+    weight_decay: Hyper
+
+    def update(self, u: Tensor, at: At) -> tuple[Tensor, State]:
+        return u + self.weight_decay * at.p, {}
+
+
+@transform
+class AddL2(Decay):
+    """g <- g + weight_decay p, ahead of moments and scaling"""
+
+
+def decay(weight_decay: Hyper) -> Decay:
+    r"""Decoupled weight decay, :math:`u \leftarrow u + \lambda p`. Placed before ``descend`` it shrinks the parameter by
+    :math:`\mathrm{lr}\,\lambda` a step (Loshchilov & Hutter, arXiv:1711.05101, algorithm 2; torch scales by lr likewise)."""
+    return Decay(weight_decay)
+
+
+def add_l2(weight_decay: Hyper) -> AddL2:
+    r"""L2 penalty, :math:`u \leftarrow u + \lambda p`. Placed first it enters the moments, as in the original Adam."""
+    return AddL2(weight_decay)
