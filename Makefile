@@ -13,7 +13,7 @@ demo: $(STAMP)
 	$(BIN)/fallline demo --out $(OUT)
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -n 2 -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow"
 
 studies: $(STAMP)
 	$(BIN)/python -m pytest -m slow
