@@ -29,10 +29,31 @@ _HOME = {
 }
 _PACKAGES = ("optim", "methods", "transforms", "schedules", "tasks", "lab", "report", "testing")
 
-__all__ = ["METHODS", "At", "Hyper", "Optimizer", "Reach", "State", "Transform", "chain", "groups", "method", "transform", "zeros"]
+__all__ = [
+    "METHODS",
+    "At",
+    "Hyper",
+    "Optimizer",
+    "Reach",
+    "State",
+    "Transform",
+    "chain",
+    "groups",
+    "lab",
+    "method",
+    "methods",
+    "optim",
+    "report",
+    "schedules",
+    "tasks",
+    "testing",
+    "transform",
+    "transforms",
+    "zeros",
+]
 
 if TYPE_CHECKING:
-    from fallline import methods, optim, schedules, tasks, transforms
+    from fallline import lab, methods, optim, report, schedules, tasks, testing, transforms
     from fallline.core.groups import groups
     from fallline.core.method import METHODS, method
     from fallline.core.optimizer import Optimizer
@@ -51,4 +72,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*__all__, *_PACKAGES])
+    return __all__

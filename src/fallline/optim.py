@@ -9,10 +9,9 @@ import inspect
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+import fallline.methods  # noqa: F401 (fills the registry)
 from fallline.core.method import METHODS, Method
 from fallline.core.optimizer import Alias, Optimizer
-
-import fallline.methods  # noqa: F401, I001 (fills the registry)
 
 __all__ = [entry.label for entry in METHODS.values()]
 
@@ -34,17 +33,20 @@ class DropIn(Optimizer):
         super().__init__(params, chain, maximize=maximize, fuse=fuse)  # type: ignore[arg-type]
 
 
-
 def aliases_of(entry: Method) -> dict[str, Alias]:
     """torch's argument names -> the recipe's; two decay rates are torch's ``betas``."""
-    implied: Mapping[str, Alias] = {"betas": ("b1", "b2")} if {"b1", "b2"} <= set(entry.hypers) and not entry.aliases else {}
+    implied: Mapping[str, Alias] = (
+        {"betas": ("b1", "b2")} if {"b1", "b2"} <= set(entry.hypers) and not entry.aliases else {}
+    )
     return {**implied, **entry.aliases}
 
 
 def _signature(entry: Method) -> inspect.Signature:
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
     parameters = [inspect.Parameter("params", kind)]
-    hidden = {n: key for key, target in aliases_of(entry).items() for n in ((target,) if isinstance(target, str) else target)}
+    hidden = {
+        n: key for key, target in aliases_of(entry).items() for n in ((target,) if isinstance(target, str) else target)
+    }
     for name, default in entry.defaults.items():
         key = hidden.get(name, name)
         if any(p.name == key for p in parameters):

@@ -87,7 +87,9 @@ def _segments(named: Named) -> list[Named]:
 
 def _total(batches: Sequence[tuple[Transform, Sequence[Leaf]]], loss: Tensor | None) -> Tensor | None:
     terms = [
-        step.measure(cast(Tensor, leaf.u), _at(leaf, int(leaf.t), loss, None)) for step, leaves in batches for leaf in leaves
+        step.measure(cast(Tensor, leaf.u), _at(leaf, int(leaf.t), loss, None))
+        for step, leaves in batches
+        for leaf in leaves
     ]
     return torch.stack([term.to(terms[0].device, terms[0].dtype) for term in terms]).sum() if terms else None
 
@@ -136,23 +138,22 @@ def _compiles(fuse: Fuse, named: Named, p: Tensor) -> bool:
 
 
 def _leaf(named: Named, leaf: Leaf, loss: Tensor | None, total: Tensor | None, last: bool) -> None:
-    flat = max(step.reach for _, step in named) != Reach.MATRIX
     arrays = [leaf.p.detach(), leaf.g, *([] if leaf.u is None else [leaf.u])]
     keys = [f"{key}.{s}" for key, step in named for s in step.slots]
-    shaped = {k: leaf.state[k] for k in keys}
-    if flat:
+    slots = [leaf.state[k] for k in keys]
+    order: list[int] | None = None
+    if max(step.reach for _, step in named) != Reach.MATRIX:
         order = _dense_order(leaf.p)
-        if order is None:  # an expanded or overlapping parameter has no flat view
-            return _eager(named, leaf, loss, total, last)
+        like_p = [v for v in slots if v.shape == leaf.p.shape]
+        if order is None or not all(v.permute(order).is_contiguous() for v in like_p):
+            return _eager(named, leaf, loss, total, last)  # gaps or overlaps: there is no flat view
         arrays = [_flat(a, order) for a in arrays]
-        if any(v.shape == leaf.p.shape and not v.permute(order).is_contiguous() for v in shaped.values()):
-            return _eager(named, leaf, loss, total, last)
-        shaped = {k: v.permute(order).view(-1) if v.shape == leaf.p.shape else v for k, v in shaped.items()}
+        slots = [_flat(v, order) if v.shape == leaf.p.shape else v for v in slots]
     hypers = [_as_tensor(getattr(step, f)) for _, step in named for f in hyper_fields(step)]
     step = _compiled(tuple((key, type(s), tuple(getattr(s, f) for f in static_fields(s))) for key, s in named), last)
-    u = step(arrays, leaf.t, hypers, [shaped[k] for k in keys], loss, total)
+    u = step(arrays, leaf.t, hypers, slots, loss, total)
     if not last:
-        leaf.u = u if not flat else u.view([leaf.p.shape[i] for i in order]).permute(_inverse(order))
+        leaf.u = u if order is None else u.view([leaf.p.shape[i] for i in order]).permute(_inverse(order))
 
 
 def _as_tensor(value: Any) -> Tensor:
@@ -169,7 +170,7 @@ def _number(value: float) -> Tensor:
 
 def _dense_order(p: Tensor) -> list[int] | None:
     """The order of dimensions in which a dense tensor is contiguous in memory, or None if it has gaps or overlaps."""
-    order = sorted(range(p.dim()), key=lambda i: (-p.stride(i), i))
+    order = sorted(range(p.dim()), key=lambda i: (-int(p.stride(i)), i))
     return order if p.permute(order).is_contiguous() else None
 
 
@@ -188,11 +189,18 @@ Structure = tuple[tuple[str, type[Transform], tuple[Any, ...]], ...]
 def _compiled(structure: Structure, last: bool) -> Callable[..., Any]:
     """The compiled function of a segment; hyperparameters, step, loss and total are 0-d tensors, lengths are dynamic."""
 
-    def run(arrays: list[Tensor], t: Tensor, hypers: list[Tensor], slots: list[Tensor], loss: Tensor | None, total: Tensor | None) -> Any:
+    def run(
+        arrays: list[Tensor],
+        t: Tensor,
+        hypers: list[Tensor],
+        slots: list[Tensor],
+        loss: Tensor | None,
+        total: Tensor | None,
+    ) -> Any:
         named, values = [], iter(hypers)
         for key, kind, statics in structure:
-            fields = {f: next(values) for f in kind._hypers}  # type: ignore[attr-defined]
-            fields.update(zip(kind._statics, statics, strict=True))  # type: ignore[attr-defined]
+            fields: dict[str, Any] = {f: next(values) for f in kind._hypers}
+            fields.update(zip(kind._statics, statics, strict=True))
             named.append((key, kind(**fields)))
         keys = [f"{key}.{s}" for key, kind, _ in structure for s in kind.slots]
         dtype = compute_dtype(arrays[0].dtype)
@@ -234,5 +242,8 @@ def _usable(device: str) -> bool:
     if compiler_available(device):
         return True
     what = "C++ compiler" if device == "cpu" else "Triton"
-    warnings.warn(f"No {what} found: optimizer steps run eagerly (slower, same numbers). Install one to compile them.", stacklevel=2)
+    warnings.warn(
+        f"No {what} found: optimizer steps run eagerly (slower, same numbers). Install one to compile them.",
+        stacklevel=2,
+    )
     return False

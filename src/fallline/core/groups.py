@@ -40,7 +40,11 @@ def groups(model: nn.Module, rules: Mapping[str, Chain]) -> list[dict[str, Any]]
     for pattern, members in found.items():
         if not members:
             close = nearest(pattern.strip("*"), names) or names[:3]
-            why = "earlier patterns take all it matches" if any(_matches(n, pattern) for n in names) else "no name matches"
+            why = (
+                "earlier patterns take all it matches"
+                if any(_matches(n, pattern) for n in names)
+                else "no name matches"
+            )
             raise ValueError(
                 f"Pattern {pattern!r} has no parameters: {why}. Expected at least one, such as {', '.join(close)}. "
                 f"Correct the pattern, reorder the rules, or drop it."

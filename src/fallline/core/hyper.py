@@ -68,4 +68,6 @@ def check_hyper(owner: str, name: str, value: Any, domain: Domain | None = None)
             f"schedule. Write for example {name}=0.1."
         )
     if value not in domain:
-        raise ValueError(f"{owner} got {name}={value!r}. Expected a finite number in {domain}. Choose one in that range.")
+        raise ValueError(
+            f"{owner} got {name}={value!r}. Expected a finite number in {domain}. Choose one in that range."
+        )

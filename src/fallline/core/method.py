@@ -56,7 +56,13 @@ class Method:
     """
 
     def __init__(
-        self, recipe: Callable[..., Chain], card: Card, label: str, space: Space, aliases: Mapping[str, Any], xfail: Mapping[str, str]
+        self,
+        recipe: Callable[..., Chain],
+        card: Card,
+        label: str,
+        space: Space,
+        aliases: Mapping[str, Any],
+        xfail: Mapping[str, str],
     ) -> None:
         self.recipe, self.card, self.label = recipe, card, label
         self.aliases, self.xfail = dict(aliases), dict(xfail)
@@ -71,7 +77,11 @@ class Method:
         self._domains: dict[str, Domain] | None = None
         self.doc = inspect.cleandoc(recipe.__doc__ or sys.modules[recipe.__module__].__doc__ or "")
         self.__doc__ = self.doc
-        stray = [n for n in (*space, *(m for v in aliases.values() for m in ([v] if isinstance(v, str) else v))) if n not in self.hypers]
+        stray = [
+            n
+            for n in (*space, *(m for v in aliases.values() for m in ([v] if isinstance(v, str) else v)))
+            if n not in self.hypers
+        ]
         assert not stray, f"{self.name}: {stray} are not hyperparameters"
 
     @property
@@ -125,10 +135,14 @@ class Method:
         """The allowed values of a hyperparameter: as a step of the recipe declares, else by the name's meaning."""
         if self._domains is None:
             steps = self.recipe().steps
-            self._domains = {n: next((s.domains[n] for s in steps if n in s.domains), domain_of(n)) for n in self.hypers}
+            self._domains = {
+                n: next((s.domains[n] for s in steps if n in s.domains), domain_of(n)) for n in self.hypers
+            }
         return self._domains[name]
 
-    def claim(self, text: str, where: str) -> Callable[[Callable[[Any], Iterator[Any]]], Callable[[Any], Iterator[Any]]]:
+    def claim(
+        self, text: str, where: str
+    ) -> Callable[[Callable[[Any], Iterator[Any]]], Callable[[Any], Iterator[Any]]]:
         """Decorator: attach a claim of the paper with its check."""
 
         def attach(check: Callable[[Any], Iterator[Any]]) -> Callable[[Any], Iterator[Any]]:
@@ -249,10 +263,10 @@ def method(
     card = Card(title, year, arxiv, doi, reference, section, notes)
 
     def register(recipe: Callable[..., Chain]) -> Method:
-        entry = Method(recipe, card, label or recipe.__name__.title().replace("_", ""), space or {}, aliases or {}, xfail or {})
+        entry = Method(
+            recipe, card, label or recipe.__name__.title().replace("_", ""), space or {}, aliases or {}, xfail or {}
+        )
         METHODS.add(entry)
         return entry
 
     return register
-
-

@@ -22,6 +22,9 @@ __all__ = ["Optimizer"]
 
 Alias: TypeAlias = str | tuple[str, ...]
 
+# Entries of a group that are not ours: names, and what torch's schedulers and weight averaging keep there.
+_NOT_HYPERS = {"param_names", "name", "initial_lr", "max_lr", "min_lr", "base_momentum", "max_momentum", "swa_lr"}
+
 _TORCH_ONLY = {
     "foreach": "how steps are fused",
     "fused": "how steps are fused",
@@ -56,10 +59,17 @@ class Optimizer(torch.optim.Optimizer):
         >>> optimizer.step()
     """
 
-    _aliases: ClassVar[Mapping[str, Alias]] = {}  # group key -> hyperparameter name(s); drop-in classes use torch's names
+    _aliases: ClassVar[
+        Mapping[str, Alias]
+    ] = {}  # group key -> hyperparameter name(s); drop-in classes use torch's names
 
     def __init__(
-        self, params: Any, chain: Chain | Transform | Mapping[str, Chain], *, maximize: bool = False, fuse: Fuse = "auto"
+        self,
+        params: Any,
+        chain: Chain | Transform | Mapping[str, Chain],
+        *,
+        maximize: bool = False,
+        fuse: Fuse = "auto",
     ) -> None:
         if fuse not in FUSE_MODES:
             raise unknown("fuse mode", str(fuse), FUSE_MODES)
@@ -85,6 +95,7 @@ class Optimizer(torch.optim.Optimizer):
             params = params.named_parameters()
         self._default_chain = chain
         super().__init__(params, {"maximize": maximize})
+        self.defaults.update(self._group_values(chain))  # schedulers look here for betas or momentum
 
     # -- groups -------------------------------------------------------------------------------------------------------
 
@@ -92,12 +103,17 @@ class Optimizer(torch.optim.Optimizer):
         """Add parameters, as torch does; checks every name and value before anything changes."""
         group = dict(param_group)
         chain = group.pop("chain", self._default_chain)
-        given = {k: v for k, v in group.items() if k not in ("params", "maximize", "param_names", "name", "initial_lr")}
+        given = {k: v for k, v in group.items() if k not in {"params", "maximize", *_NOT_HYPERS}}
         chain = chain.rebuild(self._from_group_keys(chain, given))
         group = {k: v for k, v in group.items() if k not in given}
-        values = {k: v(1) if isinstance(v, Schedule) else v for k, v in {**chain.hypers, **chain.options}.items()}
-        group.update(self._to_group_keys(values), step=0, method=chain.name)
-        super().add_param_group(group)
+        group.update(self._group_values(chain), step=0, method=chain.name)
+        defaults, self.defaults = self.defaults, {"maximize": self.defaults["maximize"]}
+        try:
+            super().add_param_group(
+                group
+            )  # torch would fill in the default chain's hyperparameters, whatever the chain
+        finally:
+            self.defaults = defaults
         members = self.param_groups[-1]["params"]
         try:
             for p in members:
@@ -114,9 +130,14 @@ class Optimizer(torch.optim.Optimizer):
             self.param_groups.pop()
             raise
 
+    def _group_values(self, chain: Chain) -> dict[str, Any]:
+        values = {k: v(1) if isinstance(v, Schedule) else v for k, v in {**chain.hypers, **chain.options}.items()}
+        return self._to_group_keys(values)
+
     def _create_state(self, p: Tensor, chain: Chain) -> State:
-        self.state[p] = {"step": torch.zeros((), dtype=torch.int64), **create_state(chain.steps, p)}
-        return self.state[p]
+        state = _fresh_state(chain, p)
+        self.state[p] = state
+        return state
 
     def _from_group_keys(self, chain: Chain, given: Mapping[str, Any]) -> dict[str, Any]:
         """Group entries -> hyperparameters and options of the chain: betas=(b1, b2) -> b1, b2."""
@@ -124,7 +145,9 @@ class Optimizer(torch.optim.Optimizer):
         known = self._to_group_keys({**chain.hypers, **chain.options})
         for key, value in given.items():
             if key not in known:
-                hint = f"fallline decides {_TORCH_ONLY[key]} itself (fuse=...); drop {key}." if key in _TORCH_ONLY else ""
+                hint = (
+                    f"fallline decides {_TORCH_ONLY[key]} itself (fuse=...); drop {key}." if key in _TORCH_ONLY else ""
+                )
                 raise unknown(f"hyperparameter of {chain.name}", key, known, hint)
             target = self._aliases.get(key, key)
             if isinstance(target, str):
@@ -152,7 +175,7 @@ class Optimizer(torch.optim.Optimizer):
     # -- the step -----------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None, *, loss: Tensor | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None, *, loss: Tensor | None = None) -> Any:
         """One step. A closure runs once with gradients enabled and its loss is returned; ``loss`` serves methods that need it."""
         result = None
         if closure is not None:
@@ -249,8 +272,8 @@ class Optimizer(torch.optim.Optimizer):
 
         Raises ValueError if groups, methods, parameters, slots or shapes differ.
         """
-        for hook in self._optimizer_load_state_dict_pre_hooks.values():  # type: ignore[attr-defined]
-            state_dict = hook(self, state_dict) or state_dict
+        for before in self._optimizer_load_state_dict_pre_hooks.values():
+            state_dict = before(self, state_dict) or state_dict
         moves = [
             move
             for i, (mine, saved) in enumerate(self._matched_groups(state_dict))
@@ -264,8 +287,8 @@ class Optimizer(torch.optim.Optimizer):
                 if isinstance(schedule, Schedule):
                     _put(mine, *self._key_of(name), schedule(max(mine["step"], 1)))
         self._resolved.clear()
-        for hook in self._optimizer_load_state_dict_post_hooks.values():  # type: ignore[attr-defined]
-            hook(self)
+        for after in self._optimizer_load_state_dict_post_hooks.values():
+            after(self)
 
     def _matched_groups(self, state_dict: dict[str, Any]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
         saved = state_dict.get("param_groups") if isinstance(state_dict, dict) else None
@@ -285,7 +308,7 @@ class Optimizer(torch.optim.Optimizer):
                     f"Group {i} of the checkpoint was saved by {theirs.get('method') or 'another library'}, this one runs "
                     f"{mine['method']}. They must agree. Build the optimizer with the method that saved it."
                 )
-            missing = [k for k in mine if k not in theirs and k not in ("params", "param_names", "initial_lr", "name")]
+            missing = [k for k in mine if k not in theirs and k not in _NOT_HYPERS]
             if missing:
                 raise ValueError(
                     f"Group {i} of the checkpoint lacks {', '.join(missing)}. Expected every hyperparameter of "
@@ -296,15 +319,9 @@ class Optimizer(torch.optim.Optimizer):
                     f"Group {i} of the checkpoint has {len(theirs['params'])} parameters, this optimizer's has "
                     f"{len(mine['params'])}. They must agree. Build the model as it was when saved."
                 )
-            known = {*mine, "params", "param_names", "initial_lr", "name"}
-            chain.rebuild(self._from_group_keys(chain, {k: v for k, v in theirs.items() if k in self._tunable(chain)}))
-            stray = [k for k in theirs if k not in known]
-            if stray:
-                raise unknown(f"entry of group {i} in the checkpoint", stray[0], known)
+            keys = self._to_group_keys({**chain.hypers, **chain.options})
+            chain.rebuild(self._from_group_keys(chain, {k: theirs[k] for k in keys}))
         return list(zip(self.param_groups, saved, strict=True))
-
-    def _tunable(self, chain: Chain) -> set[str]:
-        return set(self._to_group_keys({**chain.hypers, **chain.options}))
 
     def _matched_states(
         self, index: int, mine: dict[str, Any], saved: dict[str, Any], states: Mapping[Any, State]
@@ -319,14 +336,13 @@ class Optimizer(torch.optim.Optimizer):
                     f"names must agree. Build the model as it was when saved."
                 )
             keys = [keys[theirs.index(name)] for name in names]
-        moves = []
+        moves: list[tuple[Tensor, State]] = []
         for j, (p, key) in enumerate(zip(mine["params"], keys, strict=True)):
             label = names[j] if names is not None else f"parameter {j} of group {index}"
             if not states.get(key):  # frozen until the checkpoint was made
                 moves.append((p, {}))
                 continue
-            fresh = {"step": torch.zeros((), dtype=torch.int64), **create_state(self._chains[index].steps, p)}
-            moves.append((p, _copied(label, fresh, states[key])))
+            moves.append((p, _copied(label, _fresh_state(self._chains[index], p), states[key])))
         return moves
 
     def __getstate__(self) -> dict[str, Any]:
@@ -337,6 +353,10 @@ class Optimizer(torch.optim.Optimizer):
             "_fuse": self._fuse,
             "_resolved": {},
         }
+
+
+def _fresh_state(chain: Chain, p: Tensor) -> State:
+    return {"step": torch.zeros((), dtype=torch.int64), **create_state(chain.steps, p)}
 
 
 def _copied(label: str, fresh: State, saved: State) -> State:
@@ -354,7 +374,8 @@ def _copied(label: str, fresh: State, saved: State) -> State:
                 f"model as it was when saved."
             )
     return {
-        slot: torch.empty_like(like, dtype=saved[slot].dtype).copy_(saved[slot].detach()) for slot, like in fresh.items()
+        slot: torch.empty_like(like, dtype=saved[slot].dtype).copy_(saved[slot].detach())
+        for slot, like in fresh.items()
     }
 
 

@@ -59,10 +59,14 @@ class Range:
         return Range(self.low, _round(self._backward(self._forward(self.high) + step)), self.scale)
 
     def _forward(self, x: float) -> float:
-        return {"log": math.log, "linear": float, "one_minus_log": lambda y: -math.log1p(-y)}[self.scale](x)
+        if self.scale == "log":
+            return math.log(x)
+        return -math.log1p(-x) if self.scale == "one_minus_log" else x
 
     def _backward(self, z: float) -> float:
-        return {"log": math.exp, "linear": float, "one_minus_log": lambda y: -math.expm1(-y)}[self.scale](z)
+        if self.scale == "log":
+            return math.exp(z)
+        return -math.expm1(-z) if self.scale == "one_minus_log" else z
 
     def __str__(self) -> str:
         prefix = "" if self.scale == "log" else f"{self.scale} "

@@ -31,6 +31,8 @@ class Transform:
     slots: ClassVar[Mapping[str, Init]] = {}
     needs: ClassVar[frozenset[str]] = frozenset()
     domains: ClassVar[Mapping[str, Domain]] = {}
+    _hypers: ClassVar[tuple[str, ...]] = ()
+    _statics: ClassVar[tuple[str, ...]] = ()
 
     def update(self, u: Tensor, at: At, **slots: Tensor) -> tuple[Tensor, State]:
         """The next update and the new value of every slot. Pure: no in-place writes, no read-back, no device code."""
@@ -41,28 +43,27 @@ class Transform:
         raise NotImplementedError
 
 
-T = TypeVar("T", bound=type[Transform])
+T = TypeVar("T", bound=Transform)
 
 
 @dataclass_transform(frozen_default=True)
-def transform(cls: T) -> T:
+def transform(cls: type[T]) -> type[T]:
     """Class decorator: make a Transform a frozen dataclass and note which of its fields are hyperparameters."""
     cls = dataclass(frozen=True)(cls)
-    assert issubclass(cls, Transform)
     types = {f.name: f.type for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    cls._hypers = tuple(n for n, t in types.items() if t in (Hyper, "Hyper"))  # type: ignore[attr-defined]
-    cls._statics = tuple(n for n in types if n not in cls._hypers)  # type: ignore[attr-defined]
+    cls._hypers = tuple(n for n, t in types.items() if t in (Hyper, "Hyper"))
+    cls._statics = tuple(n for n in types if n not in cls._hypers)
     return cls
 
 
 def zeros(*names: str) -> dict[str, Init]:
     """Slots that start at zero, shaped like the parameter."""
-    return {name: _zeros_like for name in names}
+    return dict.fromkeys(names, _zeros_like)
 
 
 def scalars(*names: str) -> dict[str, Init]:
     """Slots of one number per tensor that start at zero; they make a step's reach at least TENSOR."""
-    return {name: _scalar_zero for name in names}
+    return dict.fromkeys(names, _scalar_zero)
 
 
 def _zeros_like(step: Transform, p: Tensor) -> Tensor:
@@ -186,14 +187,14 @@ def named_steps(steps: Iterable[Transform]) -> list[tuple[str, Transform]]:
     return named
 
 
-def hyper_fields(step: Transform) -> tuple[str, ...]:
+def hyper_fields(step: Transform | type[Transform]) -> tuple[str, ...]:
     """Names of the fields that are hyperparameters."""
-    return step._hypers  # type: ignore[attr-defined, no-any-return]
+    return step._hypers
 
 
-def static_fields(step: Transform) -> tuple[str, ...]:
+def static_fields(step: Transform | type[Transform]) -> tuple[str, ...]:
     """Names of the fields that are structure: they never change and are compiled in."""
-    return step._statics  # type: ignore[attr-defined, no-any-return]
+    return step._statics
 
 
 def _part_name(part: Transform | Chain) -> str:

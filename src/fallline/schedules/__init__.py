@@ -1,6 +1,6 @@
 """Schedules: pure functions of the step ``t`` (from 1) with peak 1, scaled with ``*`` and joined with ``>>``.
 
-    lr = 3e-4 * (warmup(200) >> cosine(9_800))
+lr = 3e-4 * (warmup(200) >> cosine(9_800))
 """
 
 from fallline.core.schedule import Joined, Scaled, Schedule

@@ -32,7 +32,7 @@ class _Finite(Schedule):
 
 
 @dataclass(frozen=True)
-class constant(_Finite):  # noqa: N801 (schedules read as functions)
+class constant(_Finite):
     """1 at every step; endless, or ``num_steps`` long when something follows."""
 
     num_steps: float = math.inf
@@ -42,7 +42,7 @@ class constant(_Finite):  # noqa: N801 (schedules read as functions)
 
 
 @dataclass(frozen=True)
-class warmup(_Finite):  # noqa: N801
+class warmup(_Finite):
     """Linear warm-up: t / num_steps (Goyal et al., arXiv:1706.02677, section 2.2)."""
 
     num_steps: int
@@ -52,7 +52,7 @@ class warmup(_Finite):  # noqa: N801
 
 
 @dataclass(frozen=True)
-class cosine(_Finite):  # noqa: N801
+class cosine(_Finite):
     """Cosine decay from 1 to ``floor``: floor + (1 - floor) (1 + cos(pi (t - 1)/T)) / 2 (arXiv:1608.03983, eq. 5)."""
 
     num_steps: int
@@ -63,7 +63,7 @@ class cosine(_Finite):  # noqa: N801
 
 
 @dataclass(frozen=True)
-class cosine_restarts(Schedule):  # noqa: N801
+class cosine_restarts(Schedule):
     """SGDR: cosine decays of length ``first``, ``first * growth``, ... each restarting at 1 (arXiv:1608.03983, sec. 3)."""
 
     first: int
@@ -84,7 +84,7 @@ class cosine_restarts(Schedule):  # noqa: N801
 
 
 @dataclass(frozen=True)
-class step_decay(Schedule):  # noqa: N801
+class step_decay(Schedule):
     """Multiply by ``factor`` every ``every`` steps: factor^floor((t - 1)/every)."""
 
     every: int
@@ -99,7 +99,7 @@ class step_decay(Schedule):  # noqa: N801
 
 
 @dataclass(frozen=True)
-class exponential(Schedule):  # noqa: N801
+class exponential(Schedule):
     """Exponential decay: factor^(t - 1)."""
 
     factor: float

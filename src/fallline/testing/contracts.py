@@ -17,7 +17,7 @@ from fallline.core.optimizer import Optimizer
 from fallline.core.transform import named_steps
 from fallline.core.types import Reach
 from fallline.testing.check import contract
-from fallline.testing.harness import SHAPES, build, drive, gradients, parameters, same, snapshot, tuned
+from fallline.testing.harness import SHAPES, build, drive, gradients, lr_of, parameters, same, snapshot, tuned
 
 _LEAF_SHAPES = ((9, 5), (8,), (4, 3))
 
@@ -46,7 +46,7 @@ def converges(method: Method) -> None:
 @contract
 def zero_gradients_move_nothing(method: Method) -> None:
     """Zero gradients from the start, without weight decay, leave parameters bitwise unchanged."""
-    off = {"weight_decay": 0.0} if "weight_decay" in method.hypers else {}
+    off: dict[str, Any] = {"weight_decay": 0.0} if "weight_decay" in method.hypers else {}
     optimizer = build(method, parameters(), **off)
     before = snapshot(optimizer)[: len(SHAPES)]
     drive(optimizer, range(1, 6), flip=0.0)
@@ -56,7 +56,7 @@ def zero_gradients_move_nothing(method: Method) -> None:
 @contract
 def lr_zero_moves_nothing(method: Method) -> None:
     """With lr = 0 nothing moves, weight decay included."""
-    decay = {"weight_decay": 0.1} if "weight_decay" in method.hypers else {}
+    decay: dict[str, Any] = {"weight_decay": 0.1} if "weight_decay" in method.hypers else {}
     optimizer = build(method, parameters(), lr=0.0, **decay)
     before = snapshot(optimizer)[: len(SHAPES)]
     drive(optimizer, range(1, 6))
@@ -120,8 +120,8 @@ def reach_is_honest(method: Method) -> None:
     grads = [gradients([whole], t)[0] for t in range(1, 5)]
     moved = _run(method, [whole], [[g] for g in grads])[0]
     if reach == Reach.ELEMENT:
-        parts = [nn.Parameter(x.clone()) for x in parameters(((6, 8),), torch.float64)[0].detach().split(2)]
-        pieces = _run(method, parts, [list(g.split(2)) for g in grads])
+        parts = [nn.Parameter(x.clone()) for x in torch.split(parameters(((6, 8),), torch.float64)[0].detach(), 2)]
+        pieces = _run(method, parts, [list(torch.split(g, 2)) for g in grads])
         assert same([torch.cat(pieces)], [moved], 1e-14), "a slice steps differently from the whole"
     if reach <= Reach.TENSOR:
         order = torch.arange(47, -1, -1)
@@ -258,16 +258,14 @@ def any_shape_steps(method: Method) -> None:
 @contract
 def tied_parameters_step_once(method: Method) -> None:
     """A parameter that a model uses twice steps once."""
-    model = nn.Sequential(nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False))
-    with torch.no_grad():
-        model[0].weight.copy_(parameters(((4, 4),))[0])
-    model[1].weight = model[0].weight
-    single = nn.Parameter(model[0].weight.detach().clone())
-    tied, alone = build(method, model), build(method, [single])
-    model[0].weight.grad, single.grad = gradients([single], 1)[0], gradients([single], 1)[0]
+    first, second = nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False)
+    first.weight = second.weight = parameters(((4, 4),))[0]
+    single = parameters(((4, 4),))[0]
+    tied, alone = build(method, nn.Sequential(first, second)), build(method, [single])
+    first.weight.grad, single.grad = gradients([single], 1)[0], gradients([single], 1)[0]
     tied.step()
     alone.step()
-    assert same([model[1].weight.detach()], [single.detach()]), "a tied parameter did not step exactly once"
+    assert same([second.weight.detach()], [single.detach()]), "a tied parameter did not step exactly once"
 
 
 @contract
@@ -294,7 +292,7 @@ def two_groups_equal_two_optimizers(method: Method) -> None:
     """Two groups with their own learning rates step as two optimizers would."""
     if method.reach == Reach.GROUP:
         return  # a sum over all tensors is meant to couple them
-    lr = tuned(method).hypers["lr"]
+    lr = lr_of(method)
     a, b = parameters(((4, 3), (5,)), torch.float64), parameters(((4, 3), (5,)), torch.float64)
     joint = build(method, [{"params": [a[0]]}, {"params": [a[1]], "lr": lr / 3}])
     ones = [build(method, [b[0]]), build(method, [b[1]], lr=lr / 3)]
@@ -337,16 +335,16 @@ def bad_hyperparameters_are_refused(method: Method) -> None:
     before = snapshot(optimizer)
     good = optimizer.param_groups[0]["lr"]
     for bad in (-1.0, math.nan, math.inf, "1e-3", True):
-        _refused(lambda bad=bad: method(lr=bad), f"{method.name}(lr={bad!r})")  # type: ignore[misc]
-        _refused(lambda bad=bad: build(method, [{"params": parameters(), "lr": bad}]), f"a group with lr={bad!r}")  # type: ignore[misc]
+        _refused(lambda bad=bad: method(lr=bad), f"{method.name}(lr={bad!r})")
+        _refused(lambda bad=bad: build(method, [{"params": parameters(), "lr": bad}]), f"a group with lr={bad!r}")
         late = {"params": parameters(((2,),)), "lr": bad}
-        _refused(lambda late=late: optimizer.add_param_group(late), f"a late group with lr={bad!r}")  # type: ignore[misc]
+        _refused(lambda late=late: optimizer.add_param_group(late), f"a late group with lr={bad!r}")
         optimizer.param_groups[0]["lr"] = bad
         _refused(optimizer.step, f"a hand edit to lr={bad!r}")
         optimizer.param_groups[0]["lr"] = good
         saved = optimizer.state_dict()
         saved["param_groups"][0]["lr"] = bad
-        _refused(lambda saved=saved: optimizer.load_state_dict(saved), f"a checkpoint with lr={bad!r}")  # type: ignore[misc]
+        _refused(lambda saved=saved: optimizer.load_state_dict(saved), f"a checkpoint with lr={bad!r}")
     _refused(lambda: method(lrr=0.1), "an unknown hyperparameter", says="lr")
     _refused(lambda: build(method, [{"params": parameters(), "lrr": 0.1}]), "an unknown group entry", says="lr")
     assert len(optimizer.param_groups) == 1
@@ -366,7 +364,7 @@ def _refused(call: Any, what: str, says: str = "") -> None:
 @contract
 def tensor_lr_is_obeyed(method: Method) -> None:
     """A learning rate given as a tensor is obeyed, followed when it changes, and never mutated."""
-    value = float(tuned(method).hypers["lr"])
+    value = lr_of(method)
     a, b = parameters(dtype=torch.float64), parameters(dtype=torch.float64)
     lr = torch.tensor(value, dtype=torch.float64)
     by_tensor, by_number = build(method, a, lr=lr), build(method, b, lr=value)
@@ -389,7 +387,7 @@ def schedulers_act(method: Method) -> None:
         def value(self, t: int) -> float:
             return float(0.5 ** (t - 1))
 
-    lr = float(tuned(method).hypers["lr"])
+    lr = lr_of(method)
     a, b = parameters(dtype=torch.float64), parameters(dtype=torch.float64)
     driven, scheduled = build(method, a, lr=lr), build(method, b, lr=lr * Halving())
     with warnings.catch_warnings():

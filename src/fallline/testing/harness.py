@@ -12,12 +12,14 @@ from fallline.core.method import Method
 from fallline.core.optimizer import Optimizer
 from fallline.core.transform import Chain
 
-__all__ = ["SHAPES", "drive", "gradients", "parameters", "same", "snapshot", "tuned"]
+__all__ = ["SHAPES", "build", "drive", "gradients", "lr_of", "parameters", "same", "snapshot", "tuned"]
 
 SHAPES: tuple[tuple[int, ...], ...] = ((7, 5), (6,), (), (1,), (2, 3, 2))
 
 
-def parameters(shapes: Sequence[tuple[int, ...]] = SHAPES, dtype: torch.dtype = torch.float32, seed: int = 0) -> list[nn.Parameter]:
+def parameters(
+    shapes: Sequence[tuple[int, ...]] = SHAPES, dtype: torch.dtype = torch.float32, seed: int = 0
+) -> list[nn.Parameter]:
     """Normal parameters, the same for the same seed; global random state is left alone."""
     generator = torch.Generator().manual_seed(seed)
     return [nn.Parameter(torch.randn(s, generator=generator, dtype=torch.float64).to(dtype)) for s in shapes]
@@ -46,6 +48,13 @@ def tuned(method: Method, **values: Any) -> Chain:
     if "lr" in method.hypers and "lr" in method.space:
         values.setdefault("lr", method.space["lr"].at(0.6))
     return method(**values)
+
+
+def lr_of(method: Method) -> float:
+    """The learning rate of ``tuned(method)``."""
+    lr = tuned(method).hypers["lr"]
+    assert isinstance(lr, float)
+    return lr
 
 
 def snapshot(optimizer: torch.optim.Optimizer) -> list[Tensor]:

@@ -1,0 +1,67 @@
+"""Who may import whom: the table of docs/architecture.md, checked on the source."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import fallline
+
+ROOT = Path(fallline.__file__).parent
+# package -> packages of ours that it may import
+ALLOWED = {
+    "core": set(),
+    "transforms": {"core"},
+    "schedules": {"core", "transforms"},
+    "methods": {"core", "transforms", "schedules"},
+    "optim": {"core", "methods"},
+    "testing": {"core", "transforms", "methods", "schedules"},
+    "tasks": {"core", "nn"},
+    "lab": {"core", "transforms", "methods", "schedules", "tasks", "nn", "optim"},
+    "report": {"core", "transforms", "methods", "schedules", "tasks", "nn", "optim", "lab"},
+    "cli": {"core", "transforms", "methods", "schedules", "tasks", "nn", "optim", "lab", "report", "testing"},
+}
+STANDALONE = {"core": {"torch"}}
+
+
+def imports(path: Path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield from ((node.module, alias.name, node.lineno) for alias in node.names)
+
+
+def package_of(path: Path) -> str:
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+FILES = [p for p in sorted(ROOT.rglob("*.py")) if package_of(p) not in ("__init__", "__main__")]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_follow_the_table(path):
+    package = package_of(path)
+    assert package in ALLOWED, f"{package} has no row in the table"
+    for module, name, line in imports(path):
+        if module == "fallline":
+            module = f"fallline.{name}"
+        if not module.startswith("fallline."):
+            continue
+        other = module.split(".")[1]
+        if other == "__version__":
+            continue
+        assert other == package or other in ALLOWED[package], f"{path.name}:{line} imports {module}"
+        private = any(part.startswith("_") for part in module.split(".")) or (name.startswith("_") and other != package)
+        assert other == package or not private, f"{path.name}:{line} takes a private name of {module}: {name}"
+
+
+def test_core_needs_only_torch_and_the_standard_library():
+    import sys
+
+    for path in sorted((ROOT / "core").rglob("*.py")):
+        for module, _, line in imports(path):
+            top = module.split(".")[0]
+            assert top in {"torch", "fallline", "__future__"} | set(sys.stdlib_module_names), (
+                f"{path.name}:{line}: {top}"
+            )
