@@ -1,0 +1,108 @@
+"""``fallline methods``, ``tasks`` and ``claims``: what there is, as tables and pages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+import fallline.methods  # noqa: F401 (fills the registry)
+from fallline.core.method import METHODS, Method
+from fallline.core.schedule import Schedule
+
+__all__ = ["print_claims", "print_method", "print_methods", "print_tasks"]
+
+
+def console() -> Console:
+    """The terminal, or plain wide text where output is not a terminal."""
+    here = Console(highlight=False)
+    return here if here.is_terminal else Console(highlight=False, width=140, no_color=True)
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in columns:
+        table.add_column(name, no_wrap=name in ("method", "task"), justify="right" if name == "bytes" else "left")
+    return table
+
+
+def print_methods() -> int:
+    """One row per method."""
+    table = _table("method", "family", "idea", "paper", "bytes", "reach")
+    for entry in METHODS.values():
+        idea = entry.summary.partition(": ")[2] or entry.summary
+        table.add_row(
+            Text(entry.name, style="bold"), entry.family, idea, f"{entry.card.source.split(',')[0]} ({entry.card.year})",
+            f"{entry.state_bytes():g}", entry.reach.name.lower(),
+        )  # fmt: skip
+    out = console()
+    out.print(table)
+    out.print(
+        f"{len(METHODS)} methods. bytes: state per float32 parameter. reach: how far one element of the update looks.\n"
+        f"fallline methods NAME prints a method's page."
+    )
+    return 0
+
+
+def print_method(name: str) -> int:
+    """The page of one method."""
+    entry = METHODS[name]
+    out = console()
+    out.print(Text(f"{entry.label}  ({entry.name}, family {entry.family})", style="bold"))
+    out.print(Text(entry.doc), end="\n\n")
+    out.print(Text(f"Paper    {entry.card.title} ({entry.card.year}), {entry.card.source}"))
+    if entry.card.notes:
+        out.print(Text(f"Notes    {entry.card.notes}"))
+    out.print(Text(f"Memory   {entry.state_bytes():g} bytes of state per float32 parameter: {_slots(entry)}"))
+    out.print(Text(f"Reach    {entry.reach.name.lower()}"))
+    out.print(Text(f"Use      fallline.optim.{entry.label}(model.parameters(), lr={entry.defaults['lr']:g})"), end="\n\n")
+    table = _table("hyperparameter", "default", "allowed", "search range")
+    for key, value in entry.defaults.items():
+        hyper = key in entry.hypers
+        shown = f"{value:g}" if hyper and not isinstance(value, Schedule) else str(value)
+        table.add_row(key, shown, str(entry.domain(key)) if hyper else "option", str(entry.space.get(key, "")))
+    out.print(table)
+    for claim in entry.claims:
+        out.print(Text(f"Claim    {claim.text} ({claim.where})"))
+    out.print(Text(f"         checked by: fallline claims {entry.name}"))
+    return 0
+
+
+def _slots(entry: Method) -> str:
+    return ", ".join(s for step in entry().steps for s in step.slots) or "none"
+
+
+def print_tasks() -> int:
+    """One row per task, without loading any data."""
+    from fallline.tasks import TASKS
+
+    table = _table("task", "what", "data", "batch", "steps", "metric", "target")
+    for entry in TASKS.values():
+        table.add_row(
+            Text(entry.name, style="bold"), entry.summary, entry.data, str(entry.batch_size), str(entry.steps),
+            entry.metric, f"{entry.target:g}",
+        )  # fmt: skip
+    out = console()
+    out.print(table)
+    out.print("Your own: fallline compare my_module:make_task, where make_task() returns a fallline.tasks.Task.")
+    return 0
+
+
+def print_claims(names: Sequence[str]) -> int:
+    """Every claim with its outcome and time."""
+    from fallline.lab.claims import run_claims
+
+    for name in names:
+        METHODS[name]  # a misspelt name is an error before anything runs
+    results = run_claims(list(names) or None)
+    table = _table("method", "claim", "where", "seconds", "outcome")
+    for r in results:
+        table.add_row(r.method, r.text, r.where, f"{r.seconds:.2f}", "holds" if r.ok else f"FAILS: {r.detail}")
+    out = console()
+    out.print(table)
+    failed = sum(not r.ok for r in results)
+    out.print(f"{len(results) - failed} of {len(results)} claims hold.")
+    return int(failed > 0)

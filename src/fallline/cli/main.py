@@ -1,0 +1,196 @@
+"""The commands and their exit codes: 0 done, 1 a run failed, 2 a mistake in the command, 130 or 143 interrupted."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import App, CycloptsError, Parameter
+
+import fallline
+from fallline.core.errors import FalllineError
+
+app = App(
+    name="fallline",
+    version=fallline.__version__,
+    help="Optimisation in deep learning: which optimizer, which learning rate, and why.\n\n"
+    "Start with `fallline demo`, then `fallline compare TASK --methods adamw,lion`.",
+    help_format="markdown",
+)
+
+Budget = Literal["quick", "standard", "thorough"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    try:
+        command, bound, _ = app.parse_args(argv, exit_on_error=False, print_error=False)
+    except CycloptsError as error:
+        return _fail(f"{str(error).strip()} Run 'fallline --help' to see what there is.")
+    try:
+        return int(command(*bound.args, **bound.kwargs) or 0)
+    except FalllineError as error:
+        return _fail(str(error), getattr(error, "exit_code", 2))
+    except BrokenPipeError:  # the reader has gone, as in `fallline methods | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _fail(text: str, code: int = 2) -> int:
+    print(f"fallline: {text}", file=sys.stderr)
+    return code
+
+
+@app.command
+def demo(*, out: Path = Path("fallline-demo"), workers: int = 2) -> int:
+    """Compare three optimizers on two real tasks, in about a minute: one where they differ, one where they do not.
+
+    Parameters
+    ----------
+    out
+        Folder for the study; run again to resume or to show its results.
+    workers
+        Processes that train at the same time, one thread each.
+    """
+    from fallline.cli.study import compare_and_report
+
+    return compare_and_report(
+        ["deep-autoencoder", "digits-mlp"], ["adamw", "nesterov", "lion"], "demo", None, out, [], workers, "fallline demo"
+    )
+
+
+@app.command
+def compare(
+    *tasks: str,
+    methods: str = "adamw,nesterov,lion",
+    budget: Budget = "quick",
+    seeds: int | None = None,
+    out: Path | None = None,
+    space: Annotated[tuple[str, ...], Parameter(negative="")] = (),
+    spaces: Path | None = None,
+    workers: int = 2,
+) -> int:
+    """Find out fairly which method to use on TASK: equal tuning, fresh seeds, honest statistics, one HTML report.
+
+    Parameters
+    ----------
+    tasks
+        One or more of `fallline tasks`, or your own: `my_module:make_task` or `path/to/file.py:make_task`.
+    methods
+        Methods to compare, separated by commas; `all` takes every one. Tuned AdamW and Nesterov are always included.
+    budget
+        quick: 6 trials a method at 30 % of the steps; standard: 16; thorough: 32, both at all steps.
+    seeds
+        Fresh seeds for each method's best setting. By default as many as a proof needs.
+    out
+        Folder for the study; the same command on the same folder resumes it.
+    space
+        Search range of one hyperparameter, as `adamw.lr=1e-4..1e-1`; repeat for more.
+    spaces
+        A TOML file of search ranges: a table per method, as `[adamw]` and `lr = "1e-4..1e-1"`.
+    workers
+        Processes that train at the same time, one thread each.
+    """
+    from fallline.cli.study import compare_and_report, ranges_of_file
+
+    ranges = [*ranges_of_file(spaces), *space]
+    out = out or Path("-".join(["fallline", *(Path(t.partition(":")[0]).stem for t in tasks), budget]))
+    return compare_and_report(list(tasks), methods.split(","), budget, seeds, out, ranges, workers)
+
+
+@app.command
+def resume(folder: Path, *, workers: int = 2) -> int:
+    """Go on with an interrupted study; finished runs are not repeated.
+
+    Parameters
+    ----------
+    folder
+        The study's folder.
+    workers
+        Processes that train at the same time, one thread each.
+    """
+    from fallline.cli.study import resume_and_report
+
+    return resume_and_report(folder, workers)
+
+
+@app.command
+def report(folder: Path) -> int:
+    """Build the report of a study again, from what its folder holds.
+
+    Parameters
+    ----------
+    folder
+        The study's folder.
+    """
+    from fallline.cli.study import report_again
+
+    return report_again(folder)
+
+
+@app.command
+def run(
+    task: str,
+    *,
+    method: str = "adamw",
+    set: Annotated[tuple[str, ...], Parameter(negative="")] = (),
+    seed: int = 0,
+    steps: int | None = None,
+) -> int:
+    """Train TASK once, exactly as a study does, and print the curve: reproduces any number of a report.
+
+    Parameters
+    ----------
+    task
+        One of `fallline tasks`, or your own as in `compare`.
+    method
+        One of `fallline methods`.
+    set
+        A hyperparameter, as `lr=3e-3`; repeat for more.
+    seed
+        The seed of initialisation, data order, noise and dropout.
+    steps
+        Training steps; the schedule spans them. By default the task's full budget.
+    """
+    from fallline.cli.study import run_once
+
+    return run_once(task, method, set, seed, steps)
+
+
+@app.command
+def methods(name: str | None = None) -> int:
+    """List every method: idea, paper, state, reach; with NAME, its page: formula, defaults, memory, claims.
+
+    Parameters
+    ----------
+    name
+        A method, as `adamw`.
+    """
+    from fallline.cli.catalogue import print_method, print_methods
+
+    return print_methods() if name is None else print_method(name)
+
+
+@app.command
+def tasks() -> int:
+    """List the tasks: data, model, budget, metric and target."""
+    from fallline.cli.catalogue import print_tasks
+
+    return print_tasks()
+
+
+@app.command
+def claims(*names: str) -> int:
+    """Check what the papers claim about their methods; exit code 1 if a claim fails.
+
+    Parameters
+    ----------
+    names
+        Methods; all of them by default.
+    """
+    from fallline.cli.catalogue import print_claims
+
+    return print_claims(names)

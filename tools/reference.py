@@ -1,0 +1,77 @@
+"""Write docs/methods/*.md from the registry: ``make docs``. A test checks that the pages are up to date."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import fallline
+from fallline.core.method import Method
+
+HOME = Path(__file__).parent.parent / "docs" / "methods"
+
+
+def page(entry: Method) -> str:
+    """A method's page, in Markdown with LaTeX."""
+    rows = [
+        f"| `{name}` | {default!r} | {entry.domain(name) if name in entry.hypers else 'option'} | {entry.space.get(name, '')} |"
+        for name, default in entry.defaults.items()
+    ]
+    claims = [f"- {c.text} ({c.where})" for c in entry.claims]
+    notes = [f"\n{entry.card.notes}\n"] if entry.card.notes else []
+    return "\n".join(
+        [
+            f"# {entry.label}",
+            "",
+            _markdown(entry.doc),
+            "",
+            f"*{entry.card.title}* ({entry.card.year}), {entry.card.source}.",
+            *notes,
+            "",
+            f"`fallline.optim.{entry.label}`, method `{entry.name}`, family `{entry.family}`. "
+            f"State: {entry.state_bytes():g} bytes per float32 parameter. Reach: {entry.reach.name.lower()}.",
+            "",
+            "| hyperparameter | default | allowed | search range |",
+            "| --- | --- | --- | --- |",
+            *rows,
+            "",
+            f"Claims, checked by `fallline claims {entry.name}`:",
+            "",
+            *claims,
+            "",
+        ]
+    )
+
+
+def index() -> str:
+    """The table of all methods."""
+    rows = [
+        f"| [{m.label}]({name}.md) | {m.family} | {m.summary} | {m.state_bytes():g} | {m.reach.name.lower()} |"
+        for name, m in fallline.METHODS.items()
+    ]
+    head = ["# Methods", "", "| method | family | idea | bytes of state | reach |", "| --- | --- | --- | --- | --- |"]
+    return "\n".join([*head, *rows, "", "Written by `make docs` from the registry.", ""])
+
+
+def _markdown(doc: str) -> str:
+    """reStructuredText maths -> Markdown maths."""
+
+    def block(match: re.Match[str]) -> str:
+        lines = [line.strip() for line in match[1].strip().splitlines()]
+        return "$$\n" + "\n".join(lines) + "\n$$\n"
+
+    doc = re.sub(r"\.\. math::((?:[ \t]+\S.*)?(?:\n(?:[ \t]+\S.*|[ \t]*(?=\n[ \t]+\S)))*)", block, doc)
+    return re.sub(r":math:`([^`]*)`", r"$\1$", doc).replace("``", "`").strip()
+
+
+def pages() -> dict[Path, str]:
+    """Every page by path."""
+    return {HOME / f"{name}.md": page(m) for name, m in fallline.METHODS.items()} | {HOME / "README.md": index()}
+
+
+if __name__ == "__main__":
+    HOME.mkdir(parents=True, exist_ok=True)
+    for stale in set(HOME.glob("*.md")) - set(pages()):
+        stale.unlink()
+    for path, text in pages().items():
+        path.write_text(text)
