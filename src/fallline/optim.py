@@ -20,6 +20,7 @@ class DropIn(Optimizer):
     """Base of the generated classes: binds torch's argument names to a method's recipe."""
 
     method: ClassVar[Method]
+    __signature__: ClassVar[inspect.Signature]
 
     def __init__(self, params: Any, *args: Any, maximize: bool = False, fuse: str = "auto", **values: Any) -> None:
         names = [n for n in self.__signature__.parameters if n not in ("params", "maximize", "fuse")]

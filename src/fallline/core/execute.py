@@ -170,7 +170,8 @@ def _number(value: float) -> Tensor:
 
 def _dense_order(p: Tensor) -> list[int] | None:
     """The order of dimensions in which a dense tensor is contiguous in memory, or None if it has gaps or overlaps."""
-    order = sorted(range(p.dim()), key=lambda i: (-int(p.stride(i)), i))
+    strides = p.stride()
+    order = sorted(range(p.dim()), key=lambda i: (-strides[i], i))
     return order if p.permute(order).is_contiguous() else None
 
 

@@ -7,7 +7,7 @@ import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import torch
 
@@ -128,8 +128,18 @@ class Method:
                 raise unknown(f"hyperparameter of {self.name}", name, self.defaults)
             if name in self.hypers:
                 check_hyper(self.name, name, value, self.domain(name))
-            elif isinstance(self.defaults[name], bool) and not isinstance(value, bool):
+            else:
+                self._check_option(name, value)
+
+    def _check_option(self, name: str, value: Any) -> None:
+        default, choices = self.defaults[name], get_args(get_type_hints(self.recipe)[name])
+        if isinstance(default, bool):
+            if not isinstance(value, bool):
                 raise TypeError(f"{self.name} got {name}={value!r}. Expected True or False. Pass one of them.")
+        elif isinstance(default, float):
+            check_hyper(self.name, name, value)
+        elif choices and value not in choices:
+            raise unknown(f"{name} of {self.name}", str(value), choices)
 
     def domain(self, name: str) -> Domain:
         """The allowed values of a hyperparameter: as a step of the recipe declares, else by the name's meaning."""

@@ -232,10 +232,11 @@ class Optimizer(torch.optim.Optimizer):
             return cached[1]
         steps = chain.rebuild(self._from_group_keys(chain, values)).steps
         if _structure(steps) != _structure(chain.steps):
-            changed = [k for k, v in self._to_group_keys(chain.options).items() if values[k] != v]
+            built = self._group_values(chain)
+            changed = [f"{k}={v!r} (built with {built[k]!r})" for k, v in values.items() if v != built[k]]
             raise ValueError(
-                f"{', '.join(changed)} of {chain.name} was changed while training. It decides which state exists and is "
-                f"fixed at construction. Build a new optimizer."
+                f"{chain.name} now has {', '.join(changed)}, which needs other state. Options, and whether momentum is "
+                f"zero, are fixed at construction. Build a new optimizer."
             )
         self._resolved[index] = (stamp, steps)
         return steps

@@ -14,13 +14,15 @@ from fallline.core.method import METHODS
 for _module in pkgutil.walk_packages(__path__, prefix=f"{__name__}."):
     importlib.import_module(_module.name)
 
+globals().update(METHODS)  # also where a method shares its family's name: methods.sgd is the method
+
 __all__ = ["METHODS"]
 
 
 def __getattr__(name: str) -> Any:
     if name.startswith("_"):
         raise AttributeError(name)
-    return METHODS[name]
+    return METHODS[name]  # registered since, or an error that lists the nearest names
 
 
 def __dir__() -> list[str]:

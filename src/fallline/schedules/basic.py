@@ -77,7 +77,7 @@ class cosine_restarts(Schedule):
             )
 
     def value(self, t: int) -> float:
-        elapsed, period = t - 1, float(self.first)
+        elapsed, period = float(t - 1), float(self.first)
         while elapsed >= period:
             elapsed, period = elapsed - period, period * self.growth
         return self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * elapsed / period))

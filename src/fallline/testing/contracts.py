@@ -440,14 +440,15 @@ def compiled_equals_eager(method: Method) -> None:
 def hyperparameters_never_recompile(method: Method) -> None:
     """After the first compiled steps, moving any hyperparameter, or a new length, compiles nothing."""
     shapes = ((9, 5), (11,)) if method.reach <= Reach.TENSOR else ((9, 5),)
-    optimizer = build(method, parameters(shapes), fuse="leaf")
+    ranges = {n: method.space[n].at(0.3) if n in method.space else 0.01 for n in method.hypers}
+    # zero may mean "leave the step out", which is structure: start from values that are not zero
+    values = {n: v or ranges[n] for n, v in tuned(method).hypers.items()}
+    optimizer = build(method, parameters(shapes), fuse="leaf", **values)
     drive(optimizer, range(1, 4))
     group = optimizer.param_groups[0]
     with torch.compiler.set_stance("fail_on_recompile"):
-        for name, default in tuned(method).hypers.items():
-            group[name] = default * 0.5 if default else 0.01
-            if name in method.space:
-                group[name] = method.space[name].at(0.3)
+        for name in values:
+            group[name] = group[name] * 0.9
             drive(optimizer, (4, 5))
         if method.reach <= Reach.TENSOR:
-            drive(build(method, parameters(((13, 3),)), fuse="leaf"), (1, 2))
+            drive(build(method, parameters(((13, 3),)), fuse="leaf", **values), (1, 2))

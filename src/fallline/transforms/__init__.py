@@ -4,5 +4,6 @@ from fallline.transforms.clip import clip_by_global_norm, clip_by_value
 from fallline.transforms.decay import add_l2, decay
 from fallline.transforms.descend import descend
 from fallline.transforms.momentum import momentum
+from fallline.transforms.trust import trust
 
-__all__ = ["add_l2", "clip_by_global_norm", "clip_by_value", "decay", "descend", "momentum"]
+__all__ = ["add_l2", "clip_by_global_norm", "clip_by_value", "decay", "descend", "momentum", "trust"]

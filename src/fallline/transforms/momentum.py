@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from fallline.core.transform import Transform, transform, zeros
@@ -13,7 +12,7 @@ __all__ = ["Momentum", "momentum"]
 
 @transform
 class Momentum(Transform):
-    """m_1 = u_1, m_t = momentum m_{t-1} + (1 - dampening) u_t; u <- m_t, or u_t + momentum m_t with Nesterov."""
+    """m_t = momentum m_{t-1} + (1 - dampening) u_t with m_1 = u_1; u <- m_t, or u_t + momentum m_t with Nesterov"""
 
     momentum: Hyper = 0.9
     dampening: Hyper = 0.0
@@ -21,12 +20,10 @@ class Momentum(Transform):
     slots = zeros("m")
 
     def update(self, u: Tensor, at: At, *, m: Tensor) -> tuple[Tensor, State]:
-        # The buffer starts as the first gradient, undampened (torch's convention).
-        share = torch.where(torch.as_tensor(at.t == 1, device=u.device), 1.0, 1.0 - torch.as_tensor(self.dampening))
-        m = self.momentum * m + share * u
+        m = self.momentum * m + (1 - self.dampening * (at.t > 1)) * u  # the first gradient enters undampened
         return u + self.momentum * m if self.nesterov else m, {"m": m}
 
 
 def momentum(momentum: Hyper = 0.9, dampening: Hyper = 0.0, nesterov: bool = False) -> Momentum:
-    r"""Momentum :math:`m_t = \beta m_{t-1} + (1 - d) u_t` with :math:`m_1 = u_1` (Polyak 1964; Sutskever et al. 2013)."""
+    r"""Momentum :math:`m_t = \beta m_{t-1} + (1 - d) u_t`, :math:`m_1 = u_1` (Polyak 1964; Sutskever et al. 2013)."""
     return Momentum(momentum, dampening, nesterov)

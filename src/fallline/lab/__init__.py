@@ -1,0 +1,1 @@
+"""The laboratory: fair studies, their statistics, and the checks of papers' claims."""

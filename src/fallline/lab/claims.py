@@ -1,0 +1,137 @@
+"""Claims of papers, checked: fixed small problems in float64, and outcomes that carry their numbers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fallline.core.method import METHODS, Claim, Method
+from fallline.core.optimizer import Optimizer
+
+__all__ = ["ClaimLab", "ClaimResult", "Outcome", "run_claim", "run_claims"]
+
+_SHAPE = (6, 4)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Whether one check held, with the numbers it compared."""
+
+    ok: bool
+    text: str
+
+
+@dataclass(frozen=True)
+class ClaimResult:
+    """A claim of a method, and what became of it."""
+
+    method: str
+    text: str
+    where: str
+    ok: bool
+    detail: str
+    seconds: float
+
+
+class ClaimLab:
+    """What a claim's check works with. Everything is float64, eager and deterministic."""
+
+    # -- problems -------------------------------------------------------------------------------------------------------
+
+    def method(self, name: str) -> Method:
+        """A registered method, to compare with."""
+        return METHODS[name]
+
+    def start(self) -> Tensor:
+        """The fixed starting point of all runs, shape (6, 4)."""
+        return torch.randn(_SHAPE, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+    def gradient(self, seed: int = 1, scale: float = 1.0) -> Tensor:
+        """A fixed normal gradient of the same shape, bounded away from zero."""
+        g = torch.randn(_SHAPE, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        return scale * (g + 0.1 * g.sign())
+
+    def curvature(self) -> Tensor:
+        """Curvatures from 0.1 to 1, one for each coordinate."""
+        return torch.logspace(-1, 0, 24, dtype=torch.float64).reshape(_SHAPE)
+
+    # -- runs -----------------------------------------------------------------------------------------------------------
+
+    def one_step(self, method: Method, scale: float = 1.0, **hypers: Any) -> Tensor:
+        """The displacement by one step on ``scale * gradient()``."""
+        path = self.follow(method, [self.gradient(scale=scale)], **hypers)
+        return path[1] - path[0]
+
+    def follow(self, method: Method, gradients: Sequence[Tensor], **hypers: Any) -> list[Tensor]:
+        """Positions along a run that is fed the given gradients; the first one is the start."""
+        p = torch.nn.Parameter(self.start())
+        optimizer = Optimizer([p], method(**hypers), fuse="eager")
+        path = [p.detach().clone()]
+        for g in gradients:
+            p.grad = g.clone()
+            optimizer.step()
+            path.append(p.detach().clone())
+        return path
+
+    def minimise(self, method: Method, loss: Callable[[Tensor], Tensor], steps: int, **hypers: Any) -> Tensor:
+        """The end of a run on a loss, from ``start()``."""
+        p = torch.nn.Parameter(self.start())
+        optimizer = Optimizer([p], method(**hypers), fuse="eager")
+        for _ in range(steps):
+            optimizer.zero_grad()
+            loss(p).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+        return p.detach()
+
+    def online(self, method: Method, gradient: Callable[[int], float], steps: int, lr: float, **hypers: Any) -> float:
+        """Where a scalar ends in [-1, 1] under linear losses ``gradient(t) x`` and the rate lr / sqrt(t), projected."""
+        p = torch.nn.Parameter(torch.zeros(1, dtype=torch.float64))
+        optimizer = Optimizer([p], method(lr=lr, **hypers), fuse="eager")
+        for t in range(1, steps + 1):
+            optimizer.param_groups[0]["lr"] = lr / t**0.5
+            p.grad = torch.full_like(p, gradient(t))
+            optimizer.step()
+            with torch.no_grad():
+                p.clamp_(-1, 1)
+        return float(p.detach())
+
+    # -- checks ---------------------------------------------------------------------------------------------------------
+
+    def equal(self, a: Tensor | float, b: Tensor | float) -> Outcome:
+        """Equal to rounding: 1e-12 relative."""
+        return self.close(a, b, rtol=1e-12)
+
+    def close(self, a: Tensor | float, b: Tensor | float, rtol: float = 1e-9) -> Outcome:
+        """Every entry of a within ``rtol`` of b, relative to the largest entry of b."""
+        a, b = torch.as_tensor(a, dtype=torch.float64), torch.as_tensor(b, dtype=torch.float64)
+        worst, size = float((a - b).abs().max()), float(b.abs().max())
+        return Outcome(worst <= rtol * size, f"largest difference {worst:.3g}, allowed {rtol * size:.3g}")
+
+    def ratio(self, a: float, b: float, equals: float, rtol: float = 1e-9) -> Outcome:
+        """a / b equals the given number."""
+        return Outcome(abs(a / b - equals) <= rtol * abs(equals), f"ratio {a:.6g} / {b:.6g} = {a / b:.6g}, claimed {equals:.6g}")
+
+    def less(self, a: float, b: float) -> Outcome:
+        """a < b."""
+        return Outcome(bool(a < b), f"{a:.6g} < {b:.6g}")
+
+
+def run_claim(method: Method, claim: Claim) -> ClaimResult:
+    """Check one claim. A check that raises, or yields nothing, fails and says so."""
+    began = time.perf_counter()
+    try:
+        outcomes = list(claim.check(ClaimLab()))
+    except Exception as error:
+        outcomes = [Outcome(False, f"{type(error).__name__}: {error}")]
+    failed = [o.text for o in outcomes if not o.ok] if outcomes else ["the check yielded no outcome"]
+    return ClaimResult(method.name, claim.text, claim.where, not failed, "; ".join(failed), time.perf_counter() - began)
+
+
+def run_claims(names: Sequence[str] | None = None) -> list[ClaimResult]:
+    """Check the claims of the named methods, or of all."""
+    return [run_claim(METHODS[n], claim) for n in (METHODS if names is None else names) for claim in METHODS[n].claims]
