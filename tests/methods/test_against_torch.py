@@ -50,7 +50,9 @@ def double():
     torch.set_default_dtype(torch.float32)
 
 
-@pytest.mark.parametrize(("name", "options"), CASES, ids=lambda v: v if isinstance(v, str) else "-".join(v) or "default")
+@pytest.mark.parametrize(
+    ("name", "options"), CASES, ids=lambda v: v if isinstance(v, str) else "-".join(v) or "default"
+)
 def test_equals_torch(name, options):
     ours = parameters(((7, 5), (6,), ()), torch.float64)
     theirs = [nn.Parameter(p.detach().clone()) for p in ours]
@@ -70,5 +72,7 @@ def test_arguments_and_defaults_are_torchs(name):
     assert set(shared) <= set(ours)
     for n in shared:
         assert ours[n].default == theirs[n].default, n
-    positional = [n for n, p in theirs.items() if p.kind == p.POSITIONAL_OR_KEYWORD and n not in execution | {"maximize"}]
+    positional = [
+        n for n, p in theirs.items() if p.kind == p.POSITIONAL_OR_KEYWORD and n not in execution | {"maximize"}
+    ]
     assert [n for n in ours if n in positional] == positional

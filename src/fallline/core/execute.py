@@ -151,7 +151,9 @@ def _leaf(named: Named, leaf: Leaf, loss: Tensor | None, total: Tensor | None, l
         slots = [_flat(v, order) if v.shape == leaf.p.shape else v for v in slots]
     hypers = [_as_tensor(getattr(step, f)) for _, step in named for f in hyper_fields(step)]
     step = _compiled(tuple((key, type(s), tuple(getattr(s, f) for f in static_fields(s))) for key, s in named), last)
-    u = step(arrays, leaf.t, hypers, slots, loss, total)
+    u, numbers = step(arrays, leaf.t, hypers, slots, loss, total)
+    for key, value in numbers.items():
+        leaf.state[key].copy_(value)
     if not last:
         leaf.u = u if order is None else u.view([leaf.p.shape[i] for i in order]).permute(_inverse(order))
 
@@ -208,13 +210,14 @@ def _compiled(structure: Structure, last: bool) -> Callable[..., Any]:
         p, g = arrays[0].to(dtype), arrays[1].to(dtype)
         u = arrays[2] if len(arrays) == 3 else g
         u, new = apply(tuple(named), u, At(p, g, t.to(torch.float64), loss, total), dict(zip(keys, slots, strict=True)))
+        # Inductor (torch 2.13) passes 0-d float64 CPU inputs by value and loses writes to them, so they are returned.
+        numbers = {key: new[key] for key, slot in zip(keys, slots, strict=True) if key in new and slot.dim() == 0}
         for key, slot in zip(keys, slots, strict=True):
-            if key in new:
+            if key in new and slot.dim() > 0:
                 slot.copy_(new[key])
         if last:
             arrays[0].copy_(p - u)
-            return None
-        return u
+        return (None if last else u), numbers
 
     # Dynamo's cache (and its limit of recompilations) belongs to the code object, so each structure gets its own.
     label = "fallline_" + "_".join(key for key, _, _ in structure)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from functools import cache
 from typing import Any
 
 import torch
@@ -42,6 +43,7 @@ _DOMAINS = (
 )
 
 
+@cache
 def domain_of(name: str) -> Domain:
     """The domain of a hyperparameter, from its name: lr and eps are non-negative, b1 and momentum lie in [0, 1)."""
     bare = name.rpartition(".")[2]

@@ -132,14 +132,16 @@ class Method:
                 self._check_option(name, value)
 
     def _check_option(self, name: str, value: Any) -> None:
-        default, choices = self.defaults[name], get_args(get_type_hints(self.recipe)[name])
+        default = self.defaults[name]
         if isinstance(default, bool):
             if not isinstance(value, bool):
                 raise TypeError(f"{self.name} got {name}={value!r}. Expected True or False. Pass one of them.")
         elif isinstance(default, float):
             check_hyper(self.name, name, value)
-        elif choices and value not in choices:
-            raise unknown(f"{name} of {self.name}", str(value), choices)
+        elif isinstance(default, str):
+            choices = get_args(get_type_hints(self.recipe)[name])
+            if value not in choices:
+                raise unknown(f"{name} of {self.name}", str(value), choices)
 
     def domain(self, name: str) -> Domain:
         """The allowed values of a hyperparameter: as a step of the recipe declares, else by the name's meaning."""

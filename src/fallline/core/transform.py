@@ -9,6 +9,7 @@ import dataclasses
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache, cached_property
 from typing import Any, ClassVar, TypeVar, dataclass_transform
 
 import torch
@@ -83,7 +84,10 @@ class Chain:
 
     def __init__(self, parts: Iterable[Transform | Chain]) -> None:
         self.parts = tuple(parts)
-        self._names = _hyper_names(self.parts)
+
+    @cached_property
+    def _names(self) -> dict[str, tuple[int, str]]:
+        return _hyper_names(self.parts)
 
     @property
     def name(self) -> str:
@@ -104,7 +108,7 @@ class Chain:
         """The allowed values of a hyperparameter."""
         i, own = self._names[name]
         part = self.parts[i]
-        return part.domain(own) if isinstance(part, Chain) else part.domains.get(own, domain_of(own))
+        return part.domain(own) if isinstance(part, Chain) else _domain(part, own)
 
     @property
     def steps(self) -> tuple[Transform, ...]:
@@ -165,14 +169,20 @@ def chain(*parts: Transform | Chain) -> Chain:
         if not isinstance(part, Transform | Chain):
             hint = f"Call it: {part.__name__}(...)." if isinstance(part, type) else "Pass for example adamw(lr=3e-4)."
             raise TypeError(f"chain() got {part!r}. Expected transforms or chains. {hint}")
-    joined = Chain(parts)
-    joined.check(joined.hypers)
-    return joined
+        if isinstance(part, Transform):  # a chain has checked its own
+            for name in part._hypers:
+                check_hyper(step_name(part), name, getattr(part, name), _domain(part, name))
+    return Chain(parts)
 
 
 def step_name(step: Transform) -> str:
     """The prefix of a step's state keys: ScaleByAdam -> adam, ClipByGlobalNorm -> clip_by_global_norm."""
-    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(step).__name__).lower()
+    return _snake(type(step).__name__)
+
+
+@cache
+def _snake(name: str) -> str:
+    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
     return words.removeprefix("scale_by_")
 
 
@@ -195,6 +205,10 @@ def hyper_fields(step: Transform | type[Transform]) -> tuple[str, ...]:
 def static_fields(step: Transform | type[Transform]) -> tuple[str, ...]:
     """Names of the fields that are structure: they never change and are compiled in."""
     return step._statics
+
+
+def _domain(step: Transform, name: str) -> Domain:
+    return step.domains.get(name) or domain_of(name)
 
 
 def _part_name(part: Transform | Chain) -> str:

@@ -43,7 +43,9 @@ def adabelief(lr: Hyper = 1e-3, b1: Hyper = 0.9, b2: Hyper = 0.999, eps: Hyper =
     return chain(ScaleByAdabelief(b1, b2, eps), decay(weight_decay), descend(lr))
 
 
-@adabelief.claim("where the gradient is steady it takes larger steps than Adam", where="section 2.1, figure 1, region 3")
+@adabelief.claim(
+    "where the gradient is steady it takes larger steps than Adam", where="section 2.1, figure 1, region 3"
+)
 def larger_on_steady_gradients(lab):
     grads = [lab.gradient()] * 50
     ours, adam = (lab.follow(m, grads, lr=0.1) for m in (adabelief, lab.method("adam")))

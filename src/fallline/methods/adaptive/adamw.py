@@ -35,7 +35,9 @@ def adamw(
     return chain(scale_by_adam(b1, b2, eps, amsgrad), decay(weight_decay), descend(lr))
 
 
-@adamw.claim("the decay does not depend on the gradient: without one, weights shrink by the factor 1 - lr lambda", where="eq. 1")
+@adamw.claim(
+    "the decay does not depend on the gradient: without one, weights shrink by the factor 1 - lr lambda", where="eq. 1"
+)
 def decoupled(lab):
     step = lab.one_step(adamw, scale=0.0, lr=0.1, weight_decay=0.5)
     yield lab.close(step, -0.1 * 0.5 * lab.start())

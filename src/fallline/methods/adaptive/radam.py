@@ -65,7 +65,9 @@ def radam(
     return chain(add_l2(weight_decay), scale, descend(lr))
 
 
-@radam.claim("while the variance is intractable it is SGD with momentum: the step is lr times the corrected mean", where="alg. 2")
+@radam.claim(
+    "while the variance is intractable it is SGD with momentum: the step is lr times the corrected mean", where="alg. 2"
+)
 def momentum_at_first(lab):
     grads = [lab.gradient(seed=t) for t in range(5)]
     path = lab.follow(radam, grads, lr=0.1, b1=0.9)

@@ -26,7 +26,9 @@ def nesterov(lr: Hyper = 1e-3, momentum: Hyper = 0.9, weight_decay: Hyper = 0.0)
     return chain(add_l2(weight_decay), with_momentum(momentum, nesterov=True), descend(lr))
 
 
-@nesterov.claim("the iterates are the look-ahead points of p + v, v = momentum v - lr grad(p + momentum v)", where="eq. 3, 4")
+@nesterov.claim(
+    "the iterates are the look-ahead points of p + v, v = momentum v - lr grad(p + momentum v)", where="eq. 3, 4"
+)
 def look_ahead(lab):
     p, v, lr, b = lab.start(), 0.0, 0.05, 0.9
     ours = lab.minimise(nesterov, lambda x: 0.5 * (lab.curvature() * x * x).sum(), steps=20, lr=lr, momentum=b)

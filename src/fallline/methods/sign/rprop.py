@@ -56,7 +56,9 @@ def rprop(
     return chain(Rprop(lr, eta_minus, eta_plus, step_min, step_max))
 
 
-@rprop.claim("while the sign stays the same, each step is eta_plus times the one before, whatever the gradient", where="eq. 4")
+@rprop.claim(
+    "while the sign stays the same, each step is eta_plus times the one before, whatever the gradient", where="eq. 4"
+)
 def geometric_growth(lab):
     path = lab.follow(rprop, [lab.gradient() * s for s in (1.0, 1e-3, 1e3, 5.0)], lr=0.01)
     for t in range(1, 5):
