@@ -83,7 +83,7 @@ def print_tasks() -> int:
     for entry in TASKS.values():
         table.add_row(
             Text(entry.name, style="bold"), entry.summary, entry.data, str(entry.batch_size), str(entry.steps),
-            entry.metric, f"{entry.target:g}",
+            str(entry.metric), f"{entry.target:g}",
         )  # fmt: skip
     out = console()
     out.print(table)

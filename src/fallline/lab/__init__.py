@@ -1,1 +1,27 @@
-"""The laboratory: fair studies, their statistics, and the checks of papers' claims."""
+"""The laboratory: fair studies, their statistics, and the checks of papers' claims.
+
+    from pathlib import Path
+    from fallline.lab import make_spec, run_study
+    results = run_study(make_spec(["digits-mlp"], ["lion"]), Path("out"))
+"""
+
+from fallline.lab.claims import run_claims
+from fallline.lab.design import BUDGETS
+from fallline.lab.run import RunSpec, train
+from fallline.lab.study import BASELINES, Event, Interrupted, StudySpec, load_study, make_spec, run_study
+from fallline.lab.summary import write_results
+
+__all__ = [
+    "BASELINES",
+    "BUDGETS",
+    "Event",
+    "Interrupted",
+    "RunSpec",
+    "StudySpec",
+    "load_study",
+    "make_spec",
+    "run_claims",
+    "run_study",
+    "train",
+    "write_results",
+]

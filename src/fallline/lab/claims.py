@@ -114,7 +114,9 @@ class ClaimLab:
 
     def ratio(self, a: float, b: float, equals: float, rtol: float = 1e-9) -> Outcome:
         """a / b equals the given number."""
-        return Outcome(abs(a / b - equals) <= rtol * abs(equals), f"ratio {a:.6g} / {b:.6g} = {a / b:.6g}, claimed {equals:.6g}")
+        return Outcome(
+            abs(a / b - equals) <= rtol * abs(equals), f"ratio {a:.6g} / {b:.6g} = {a / b:.6g}, claimed {equals:.6g}"
+        )
 
     def less(self, a: float, b: float) -> Outcome:
         """a < b."""

@@ -1,0 +1,295 @@
+"""A study: the declared protocol, its plan of runs, and their execution. Resumable; the same numbers however it runs."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from pydantic import ConfigDict, TypeAdapter
+from pydantic.dataclasses import dataclass as validated
+
+import fallline.methods  # noqa: F401 (fills the registry)
+from fallline.core.errors import FalllineError, unknown
+from fallline.core.hyper import check_hyper
+from fallline.core.method import METHODS
+from fallline.core.space import Range
+from fallline.lab import design, environment
+from fallline.lab.run import RunSpec
+from fallline.lab.statistics import default_num_seeds
+from fallline.lab.store import Store, check_writable, now
+from fallline.lab.workers import Workers
+from fallline.tasks import Task, load
+
+__all__ = ["BASELINES", "Event", "Interrupted", "StudySpec", "load_study", "make_spec", "run_study"]
+
+BASELINES = ("adamw", "nesterov")
+"""Tuned like all others and always part of a study, so that no method is compared with an untuned baseline."""
+
+TUNING_SEED = 0
+"""The seed of all trials; the fresh seeds 1, 2, ... never include it."""
+
+
+@validated(frozen=True, config=ConfigDict(extra="forbid"))
+class StudySpec:
+    """Everything that decides a study's numbers. ``spaces``: method -> hyperparameter -> range as text."""
+
+    tasks: tuple[str, ...]
+    methods: tuple[str, ...]
+    budget: str
+    num_seeds: int
+    spaces: Mapping[str, Mapping[str, str]]
+    command: str
+
+    @property
+    def plan(self) -> design.Budget:
+        return design.BUDGETS[self.budget]
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The fresh seeds."""
+        return tuple(range(TUNING_SEED + 1, TUNING_SEED + 1 + self.num_seeds))
+
+    @property
+    def num_runs(self) -> int:
+        """Planned runs: trials and fresh seeds for every method on every task."""
+        return len(self.tasks) * len(self.methods) * (self.plan.trials + self.num_seeds)
+
+    def space(self, task: Task, method: str) -> dict[str, Range]:
+        """A method's search space on a task: its own, with the task's and then the user's ranges in place of it."""
+        given = {name: Range.parse(text) for name, text in self.spaces.get(method, {}).items()}
+        return {**METHODS[method].space, **task.spaces.get(method, {}), **given}
+
+    def steps(self, task: Task) -> int:
+        """Training steps of every run on a task: the budget's share of the task's full budget."""
+        return max(1, round(self.plan.step_fraction * task.steps))
+
+    def trials(self, name: str, task: Task, method: str) -> list[RunSpec]:
+        """The tuning runs: the design's points in the method's space."""
+        space = self.space(task, method)
+        settings = [design.setting(space, self.plan.num_tuned, i) for i in range(self.plan.trials)]
+        return [self._run(name, task, method, s, TUNING_SEED, "tune") for s in settings]
+
+    def confirmations(self, name: str, task: Task, method: str, best: Mapping[str, float]) -> list[RunSpec]:
+        """The best setting on fresh seeds."""
+        return [self._run(name, task, method, best, seed, "confirm") for seed in self.seeds]
+
+    def _run(self, name: str, task: Task, method: str, setting: Mapping[str, float], seed: int, purpose: Any) -> RunSpec:
+        return RunSpec(name, method, tuple(sorted(setting.items())), seed, self.steps(task), purpose)
+
+
+def make_spec(
+    tasks: Sequence[str],
+    methods: Sequence[str],
+    budget: str = "quick",
+    num_seeds: int | None = None,
+    spaces: Mapping[str, Mapping[str, str]] | None = None,
+    command: str = "",
+) -> StudySpec:
+    """A validated specification: baselines added, names and ranges checked, the number of seeds chosen if not given.
+
+    ``methods`` may be ``["all"]``. Raises FalllineError or ValueError with the nearest known names.
+    """
+    if not tasks:
+        raise FalllineError("No task was given. Expected at least one. Choose from 'fallline tasks', or pass my_module:make_task.")
+    if budget not in design.BUDGETS:
+        raise unknown("budget", budget, design.BUDGETS)
+    named = list(METHODS) if list(methods) == ["all"] else [m.strip() for m in methods if m.strip()]
+    for name in named:
+        METHODS[name]
+    chosen = tuple(dict.fromkeys([*BASELINES, *named]))
+    if num_seeds is not None and num_seeds < 1:
+        raise FalllineError(f"{num_seeds} seeds cannot be run. Expected at least 1; a proof needs 6 or more. Pass --seeds 7.")
+    spaces = {m: dict(s) for m, s in (spaces or {}).items()}
+    for method, ranges in spaces.items():
+        METHODS[method]
+        if method not in chosen:
+            raise FalllineError(
+                f"A search range was given for {method}, which is not in the study. Expected one of {', '.join(chosen)}. "
+                f"Add it to --methods, or drop the range."
+            )
+        for name, text in ranges.items():
+            _check_range(method, name, text, design.BUDGETS[budget].num_tuned)
+    seeds = num_seeds or default_num_seeds(len(chosen))
+    return StudySpec(tuple(dict.fromkeys(tasks)), chosen, budget, seeds, spaces, command)
+
+
+def _check_range(method: str, name: str, text: str, num_tuned: int) -> None:
+    entry, parsed = METHODS[method], Range.parse(text)
+    if name not in entry.hypers:
+        raise unknown(f"hyperparameter of {method}", name, entry.hypers)
+    for end in (parsed.low, parsed.high):
+        check_hyper(method, name, end, entry.domain(name))
+    tuned = design.tuned_names(entry.space, num_tuned)
+    if name not in tuned:
+        raise FalllineError(
+            f"A search range was given for {name} of {method}, which this budget does not tune. It tunes "
+            f"{', '.join(tuned)}. Use a larger --budget, or drop the range."
+        )
+
+
+@dataclass(frozen=True)
+class Event:
+    """News for a progress display. ``kind``: planned, finished, dropped (a method whose every trial diverged)."""
+
+    kind: str
+    planned: int
+    done: int
+    repeated: int = 0  # runs that were there already
+    task: str = ""
+    method: str = ""
+    purpose: str = ""
+    status: str = ""
+    final: float | None = None
+    seconds: float = 0.0  # since this session of the study began
+
+
+class Interrupted(FalllineError):
+    """A study was stopped by a signal; everything finished is kept."""
+
+    def __init__(self, folder: Path, number: int) -> None:
+        self.exit_code = 128 + number
+        super().__init__(f"Interrupted. Finished runs are kept in {folder}. Go on with: fallline resume {folder}")
+
+
+def run_study(
+    spec: StudySpec, folder: Path, num_workers: int = 2, progress: Callable[[Event], None] = lambda event: None
+) -> dict[str, Any]:
+    """Run what is not there yet, and return the results (schema 1 of results.json).
+
+    Raises FalllineError for a folder that cannot be used or a task that does not train, Interrupted on SIGINT or SIGTERM.
+    """
+    if num_workers < 1:
+        raise FalllineError(f"{num_workers} workers cannot train. Expected at least 1. Pass --workers 2.")
+    check_writable(folder)
+    with _exclusive(folder), Store(folder, asdict(spec)) as store:
+        tasks = {name: load(name) for name in spec.tasks}
+        for task in tasks.values():
+            task.check()
+        load_start = environment.load_average()
+        with _signals(folder), Workers(tasks, num_workers) as workers:
+            _Execution(spec, tasks, store, workers, progress).run()
+        if store.meta("finished") is None:
+            store.put_meta("finished", now())
+            store.put_meta("load_start", str(load_start))
+            store.put_meta("load_end", str(environment.load_average()))
+        return results_of(spec, tasks, store)
+
+
+def load_study(folder: Path) -> tuple[StudySpec, dict[str, Any]]:
+    """The specification and results of a study on disk, complete or not. Raises FalllineError if there is none."""
+    with Store(folder) as store:
+        spec = TypeAdapter(StudySpec).validate_python(store.meta("spec"))
+        return spec, results_of(spec, {name: load(name) for name in spec.tasks}, store)
+
+
+def results_of(spec: StudySpec, tasks: Mapping[str, Task], store: Store) -> dict[str, Any]:
+    from fallline.lab.summary import summarise  # here, because it needs StudySpec
+
+    facts = {key: store.meta(key) for key in ("started", "finished", "load_start", "load_end")}
+    return summarise(spec, tasks, store.results(), facts, str(store.path.parent))
+
+
+@dataclass
+class _Execution:
+    """The plan, carried out: all trials, and as soon as a method's trials are done, its best setting on fresh seeds."""
+
+    spec: StudySpec
+    tasks: Mapping[str, Task]
+    store: Store
+    workers: Workers
+    progress: Callable[[Event], None]
+    began: float = field(default_factory=time.monotonic)
+
+    def run(self) -> None:
+        self.results = self.store.results()
+        self.planned, self.done = self.spec.num_runs, 0
+        self.missing: dict[tuple[str, str], int] = {}
+        self.repeated = 0
+        self._tell(Event("planned", self.planned, 0))
+        for name, task in self.tasks.items():
+            for method in self.spec.methods:
+                trials = self.spec.trials(name, task, method)
+                self.missing[name, method] = len(trials)
+                self._plan(trials)
+        for run, record in self.workers:
+            self.store.record(run.id, asdict(run), record)
+            self.results[run.id] = record
+            self._finished(run, record)
+
+    def _plan(self, runs: Sequence[RunSpec]) -> None:
+        there = [run for run in runs if run.id in self.results]
+        self.workers.submit([run for run in runs if run.id not in self.results])
+        self.repeated += len(there)
+        for run in there:
+            self._finished(run, self.results[run.id])
+
+    def _finished(self, run: RunSpec, record: Mapping[str, Any]) -> None:
+        self.done += 1
+        self._tell(
+            Event("finished", self.planned, self.done, self.repeated, run.task, run.method, run.purpose,
+                  record["status"], record["final"])
+        )  # fmt: skip
+        if run.purpose != "tune":
+            return
+        self.missing[run.task, run.method] -= 1
+        if self.missing[run.task, run.method] == 0:
+            task = self.tasks[run.task]
+            best = best_trial(task, self.spec.trials(run.task, task, run.method), self.results)
+            if best is None:
+                self.planned -= self.spec.num_seeds
+                self._tell(Event("dropped", self.planned, self.done, self.repeated, run.task, run.method))
+            else:
+                self._plan(self.spec.confirmations(run.task, task, run.method, dict(best.hypers)))
+
+    def _tell(self, event: Event) -> None:
+        self.progress(Event(**{**asdict(event), "seconds": time.monotonic() - self.began}))
+
+
+def best_trial(task: Task, trials: Sequence[RunSpec], results: Mapping[str, Mapping[str, Any]]) -> RunSpec | None:
+    """The trial with the best final metric; the earlier one on a tie; None if every trial diverged."""
+    sign = 1 if task.metric.minimize else -1
+    finals = [(sign * results[r.id]["final"], i) for i, r in enumerate(trials) if results[r.id]["final"] is not None]
+    return trials[min(finals)[1]] if finals else None
+
+
+@contextmanager
+def _signals(folder: Path) -> Iterator[None]:
+    """SIGINT and SIGTERM become Interrupted, so that workers are stopped and the store is closed on the way out."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise Interrupted(folder, number)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _exclusive(folder: Path) -> Iterator[None]:
+    """One process at a time per folder; the lock goes with its process, however that ends."""
+    try:
+        import fcntl
+    except ImportError:  # no such locks on this system: runs are recorded once in any case
+        yield
+        return
+    with (folder / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise FalllineError(
+                f"Another process is working on {folder}. One study, one process. Wait for it, or choose another folder with --out."
+            ) from None
+        yield

@@ -1,0 +1,26 @@
+"""Tasks: a model, real data, a loss, a metric and a target. ``load("digits-mlp")``, or your own ``Task(...)``."""
+
+from fallline.tasks.data import Corpus, DifferentDataWarning, SyntheticDataWarning
+from fallline.tasks.datasets import Batch, Dataset, Tensors, Windows, fetch
+from fallline.tasks.entry import Entry
+from fallline.tasks.evaluate import evaluate
+from fallline.tasks.registry import TASKS, load
+from fallline.tasks.task import Metric, Source, Task
+
+__all__ = [
+    "TASKS",
+    "Batch",
+    "Corpus",
+    "Dataset",
+    "DifferentDataWarning",
+    "Entry",
+    "Metric",
+    "Source",
+    "SyntheticDataWarning",
+    "Task",
+    "Tensors",
+    "Windows",
+    "evaluate",
+    "fetch",
+    "load",
+]

@@ -1,0 +1,182 @@
+"""The tasks that come along: shapes, sizes, the loss that theory gives before training, and cheap listing."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from fallline.tasks import TASKS, SyntheticDataWarning, data, evaluate, fetch, load
+from fallline.tasks.fashion_cnn import SHIFT, mirror_and_shift
+from fallline.tasks.shakespeare_gpt import ALPHABET, CONTEXT, CharTransformer, encode
+
+# name: (training examples, validation examples, parameters, shape of the first tensor of a batch of 4)
+FACTS = {
+    "digits-mlp": (1438, 359, 26_122, (4, 64)),
+    "deep-autoencoder": (6000, 1000, 437_664, (4, 784)),
+    "fashion-cnn": (6000, 1000, 29_178, (4, 1, 28, 28)),
+    "shakespeare-gpt": (137_937, 256, 294_336, (4, 64)),
+    "breast-cancer-logistic": (427, 142, 31, (4, 30)),
+}
+
+
+def fresh(task):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return task.model()
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_sizes_and_shapes(name):
+    task, entry = load(name), TASKS[name]
+    train, valid, parameters, shape = FACTS[name]
+    assert (len(task.train), len(task.valid), entry.num_parameters) == (train, valid, parameters)
+    assert entry.num_parameters == sum(p.numel() for p in fresh(task).parameters())
+    for part in (task.train, task.valid):
+        assert fetch(part, torch.tensor([0, 3, 1, 2]))[0].shape == shape
+    if "characters" not in entry.corpus.size:
+        assert f"{train:,} + {valid:,}" in entry.corpus.size
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_every_task_passes_its_own_check(name):
+    load(name).check()
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_entries_say_what_a_newcomer_needs(name):
+    entry = TASKS[name]
+    assert all([entry.summary, entry.target_note, entry.corpus.licence])
+    assert len(entry.corpus.sha256) == 64
+    assert len(entry.doc.splitlines()) > 2
+    assert all(part in entry.data for part in (entry.corpus.name, entry.corpus.size, entry.corpus.licence))
+    assert str(entry.metric).startswith(entry.metric.name)
+    assert entry.metric.unit in str(entry.metric)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_data_and_model_are_the_same_each_time(name):
+    a, b = load(name), load(name)
+    for x, y in zip(fetch(a.train, torch.arange(8)), fetch(b.train, torch.arange(8)), strict=True):
+        assert torch.equal(x, y)
+    for p, q in zip(fresh(a).parameters(), fresh(b).parameters(), strict=True):
+        assert torch.equal(p, q)
+
+
+# A classifier that knows nothing has loss ln(number of classes); random logits add half their variance.
+@pytest.mark.parametrize(
+    ("name", "classes", "slack"),
+    [
+        ("digits-mlp", 10, 0.05),
+        ("fashion-cnn", 10, 0.4),
+        ("shakespeare-gpt", 96, 0.05),
+        ("breast-cancer-logistic", 2, 0.01),
+    ],
+)
+def test_the_loss_at_the_start_is_that_of_knowing_nothing(name, classes, slack):
+    task = load(name)
+    loss = task.loss(fresh(task), fetch(task.train, torch.arange(task.batch_size))).item()
+    assert loss == pytest.approx(math.log(classes), abs=slack)
+
+
+def test_an_autoencoder_that_gives_zero_has_the_mean_square_as_loss():
+    task = load("deep-autoencoder")
+    model = fresh(task)
+    torch.nn.init.zeros_(model[-1].weight)
+    torch.nn.init.zeros_(model[-1].bias)
+    (pixels,) = task.valid.tensors
+    assert evaluate(task, model) == pytest.approx(100 * pixels.square().mean().item(), rel=1e-5)
+    torch.nn.init.zeros_(model[-1].bias).data += task.train.tensors[0].mean(0)
+    assert evaluate(task, model) == pytest.approx(8.67, abs=0.01)  # the mean image, as the task's page says
+
+
+def test_the_error_of_a_constant_answer_is_the_share_of_the_other_classes():
+    task = load("digits-mlp")
+    model = fresh(task)
+    for p in model.parameters():
+        torch.nn.init.zeros_(p)
+    model[-1].bias.data[3] = 1.0
+    labels = task.valid.tensors[1].numpy()
+    assert evaluate(task, model) == pytest.approx(100 * np.mean(labels != 3), rel=1e-5)
+
+
+def test_training_and_validation_text_do_not_overlap():
+    task = load("shakespeare-gpt")
+    train, valid = task.train, task.valid
+    last = (len(train) - 1) * train.stride + CONTEXT + 1
+    assert last <= len(train.tokens)
+    assert len(train.tokens) + len(valid.tokens) <= 1_226_170
+    assert len(valid) == 256
+
+
+def test_the_alphabet_is_printable_ascii():
+    assert len(set(ALPHABET)) == len(ALPHABET) == 96
+    text = "To be,\nor not to be?"
+    codes = encode(np.frombuffer(text.encode(), np.uint8))
+    assert "".join(ALPHABET[c] for c in codes) == text
+    assert ALPHABET[encode(np.array([200], np.uint8))[0]] == "?"
+
+
+def test_the_transformer_is_causal_and_tied():
+    model = fresh(load("shakespeare-gpt")).eval()
+    codes = torch.arange(CONTEXT)[None] % 96
+    changed = codes.clone()
+    changed[0, 40] += 1
+    before, after = model(codes), model(changed)
+    assert torch.allclose(before[0, :40], after[0, :40], atol=1e-6)
+    assert not torch.allclose(before[0, 40:], after[0, 40:], atol=1e-4)
+    assert model(codes[:, :10]).shape == (1, 10, 96)
+
+
+def test_dropout_is_a_choice_and_acts_in_training_only():
+    codes = torch.zeros(1, 8, dtype=torch.int64)
+    for dropout, same in ((0.0, True), (0.5, False)):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model = CharTransformer(dropout=dropout)
+            assert torch.equal(model(codes), model(codes)) is same
+            model.eval()
+            assert torch.equal(model(codes), model(codes))
+
+
+def test_mirroring_and_shifting_is_one_of_the_fifty_possible_changes():
+    """Brute force: every augmented image is one of 2 x 5 x 5 mirrored and padded crops, and all kinds appear."""
+    image = torch.rand(1, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    padded = torch.nn.functional.pad(image[0, 0], (SHIFT,) * 4)
+    crops = {(m, i, j): c.flip(1) if m else c for m in (0, 1) for i in range(5) for j in range(5)
+             for c in [padded[i : i + 28, j : j + 28]]}  # fmt: skip
+    batch = image.expand(400, 1, 28, 28), torch.arange(400)
+    images, labels = mirror_and_shift(batch, torch.Generator().manual_seed(1))
+    kinds = [next(k for k, c in crops.items() if torch.equal(c, x[0])) for x in images]
+    assert len(set(kinds)) == 50
+    assert labels is batch[1]
+
+
+def test_augmentation_draws_from_its_generator_alone():
+    batch = fetch(load("fashion-cnn").train, torch.arange(8))
+    state = torch.get_rng_state()
+    a, b = (mirror_and_shift(batch, torch.Generator().manual_seed(5))[0] for _ in range(2))
+    assert torch.equal(a, b)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_the_logistic_features_are_as_badly_scaled_as_the_page_says():
+    x, _ = load("breast-cancer-logistic").train.tensors
+    x = torch.cat([x.double(), torch.ones(len(x), 1)], 1)
+    curvature = torch.linalg.eigvalsh(x.T @ x / (4 * len(x)))  # the Hessian at zero weights
+    assert curvature[-1].item() == pytest.approx(4.4e5, rel=0.02)
+    assert curvature[0].item() == pytest.approx(1.6e-7, rel=0.05)
+
+
+def test_listing_reads_no_data(monkeypatch):
+    def refuse(*_):
+        raise AssertionError("data was read")
+
+    monkeypatch.setattr(data, "_load", refuse)
+    for name, entry in TASKS.items():
+        assert entry.name == name
+        assert entry.num_parameters > 0
+
+
+def test_the_synthetic_warning_can_be_filtered_by_class():
+    assert issubclass(SyntheticDataWarning, UserWarning)

@@ -1,0 +1,80 @@
+"""Make the vendored data files from their sources, byte for byte the same each time.
+
+    python tools/vendor_data.py --digits digits.csv.gz --breast-cancer breast_cancer.csv \
+        --fashion-mnist FOLDER --plays FOLDER --out src/fallline/tasks/data_files
+
+``digits.csv.gz`` and ``breast_cancer.csv`` are the files of those names in scikit-learn's ``datasets/data``; the
+folder for Fashion-MNIST holds its four ``*-ubyte.gz`` files; the folder of plays holds ``*_gut.txt`` (the modern-spelling
+texts of Open Shakespeare 0.6). Each option is optional: only what is given is written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import lzma
+import re
+import struct
+from pathlib import Path
+
+import numpy as np
+
+NUM_TRAIN, NUM_VALID = 6_000, 1_000  # the first images of Fashion-MNIST's training and test files
+NUM_CHARACTERS = 1_100_000  # whole plays are taken in alphabetical order until there are this many
+POEMS = ("lovers_complaint", "passionate_pilgrim", "phoenix_and_the_turtle", "rape_of_lucrece", "sonnets")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for option in ("--digits", "--breast-cancer", "--fashion-mnist", "--plays"):
+        parser.add_argument(option, type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    if options.digits:
+        table = np.loadtxt(options.digits, delimiter=",").astype(np.uint8)
+        write(options.out / "digits" / "digits-images.idx.xz", idx(table[:, :-1].reshape(-1, 8, 8)))
+        write(options.out / "digits" / "digits-labels.idx.xz", idx(table[:, -1]))
+    if options.breast_cancer:
+        write(options.out / "breast-cancer" / "breast_cancer.csv.xz", options.breast_cancer.read_bytes())
+    if options.fashion_mnist:
+        for part, count in (("train", NUM_TRAIN), ("t10k", NUM_VALID)):
+            images = read(options.fashion_mnist / f"{part}-images-idx3-ubyte.gz", 16).reshape(-1, 28, 28)
+            labels = read(options.fashion_mnist / f"{part}-labels-idx1-ubyte.gz", 8)
+            write(options.out / "fashion-mnist" / f"{part}-images-idx3-ubyte.xz", idx(images[:count]))
+            write(options.out / "fashion-mnist" / f"{part}-labels-idx1-ubyte.xz", idx(labels[:count]))
+    if options.plays:
+        write(options.out / "shakespeare" / "plays.txt.xz", plays(options.plays).encode("ascii"))
+
+
+def plays(folder: Path) -> str:
+    """Whole plays, tidied: no trailing blanks, at most one empty line in a row, one empty line between plays."""
+    text = ""
+    for path in sorted(folder.glob("*_gut.txt")):
+        if len(text) >= NUM_CHARACTERS:
+            break
+        if not path.name.startswith(POEMS):
+            play = re.sub(r"[ \t]+$", "", path.read_text("latin-1").replace("\r\n", "\n"), flags=re.M)
+            text += re.sub(r"\n{3,}", "\n\n", play).strip() + "\n\n"
+    return text.translate(ASCII)
+
+
+# The few characters outside ASCII become their plain form, so that the alphabet stays small.
+ASCII = str.maketrans({"æ": "ae", "Æ": "AE", "é": "e", "è": "e", "ê": "e", "ç": "c", "à": "a", "â": "a", "î": "i"})
+
+
+def read(path: Path, offset: int) -> np.ndarray:
+    return np.frombuffer(gzip.open(path).read(), np.uint8, offset=offset)
+
+
+def idx(array: np.ndarray) -> bytes:
+    """The IDX format of MNIST: two zero bytes, type 8 (unsigned byte), the rank, the sizes (big-endian), the values."""
+    return struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape) + array.astype(np.uint8).tobytes()
+
+
+def write(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(lzma.compress(content, preset=9 | lzma.PRESET_EXTREME))
+
+
+if __name__ == "__main__":
+    main()
