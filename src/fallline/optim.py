@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import fallline.methods  # noqa: F401 (fills the registry)
+from fallline.core.errors import InvalidTypeError
 from fallline.core.method import METHODS, Method
 from fallline.core.optimizer import Alias, Optimizer
 
@@ -25,7 +26,7 @@ class DropIn(Optimizer):
     def __init__(self, params: Any, *args: Any, maximize: bool = False, fuse: str = "auto", **values: Any) -> None:
         names = [n for n in self.__signature__.parameters if n not in ("params", "maximize", "fuse")]
         if len(args) > len(names):
-            raise TypeError(
+            raise InvalidTypeError(
                 f"{type(self).__name__} got {len(args)} positional hyperparameters. It takes at most {len(names)}: "
                 f"{', '.join(names)}. Pass them by name."
             )

@@ -206,7 +206,9 @@ def test_options_that_belong_to_torch_are_named_in_the_refusal():
 def test_structural_options_cannot_change_while_training():
     optimizer = fallline.optim.Adam(parameters(((3,),)))
     optimizer.param_groups[0]["decoupled_weight_decay"] = True
-    with pytest.raises(ValueError, match=r"adam now has decoupled_weight_decay=True \(built with False\), which needs other state"):
+    with pytest.raises(
+        ValueError, match=r"adam now has decoupled_weight_decay=True \(built with False\), which needs other state"
+    ):
         drive(optimizer, (1,))
 
 

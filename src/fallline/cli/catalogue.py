@@ -58,7 +58,9 @@ def print_method(name: str) -> int:
         out.print(Text(f"Notes    {entry.card.notes}"))
     out.print(Text(f"Memory   {entry.state_bytes():g} bytes of state per float32 parameter: {_slots(entry)}"))
     out.print(Text(f"Reach    {entry.reach.name.lower()}"))
-    out.print(Text(f"Use      fallline.optim.{entry.label}(model.parameters(), lr={entry.defaults['lr']:g})"), end="\n\n")
+    out.print(
+        Text(f"Use      fallline.optim.{entry.label}(model.parameters(), lr={entry.defaults['lr']:g})"), end="\n\n"
+    )
     table = _table("hyperparameter", "default", "allowed", "search range")
     for key, value in entry.defaults.items():
         hyper = key in entry.hypers

@@ -10,12 +10,12 @@ from typing import Annotated, Literal
 
 from cyclopts import App, CycloptsError, Parameter
 
-import fallline
+from fallline import __version__
 from fallline.core.errors import FalllineError
 
 app = App(
     name="fallline",
-    version=fallline.__version__,
+    version=__version__,
     help="Optimisation in deep learning: which optimizer, which learning rate, and why.\n\n"
     "Start with `fallline demo`, then `fallline compare TASK --methods adamw,lion`.",
     help_format="markdown",
@@ -58,7 +58,14 @@ def demo(*, out: Path = Path("fallline-demo"), workers: int = 2) -> int:
     from fallline.cli.study import compare_and_report
 
     return compare_and_report(
-        ["deep-autoencoder", "digits-mlp"], ["adamw", "nesterov", "lion"], "demo", None, out, [], workers, "fallline demo"
+        ["deep-autoencoder", "digits-mlp"],
+        ["adamw", "nesterov", "lion"],
+        "demo",
+        None,
+        out,
+        [],
+        workers,
+        "fallline demo",
     )
 
 
@@ -82,7 +89,7 @@ def compare(
     methods
         Methods to compare, separated by commas; `all` takes every one. Tuned AdamW and Nesterov are always included.
     budget
-        quick: 6 trials a method at 30 % of the steps; standard: 16; thorough: 32, both at all steps.
+        quick: 8 trials a method at 30 % of the steps; standard: 16; thorough: 32, both at all steps.
     seeds
         Fresh seeds for each method's best setting. By default as many as a proof needs.
     out

@@ -5,11 +5,19 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["FalllineError", "UnknownNameError", "nearest", "unknown"]
+__all__ = ["FalllineError", "InvalidTypeError", "InvalidValueError", "UnknownNameError", "nearest", "unknown"]
 
 
 class FalllineError(Exception):
     """A mistake in what the user asked for or supplied; the text says what was seen, expected, and what to do."""
+
+
+class InvalidValueError(FalllineError, ValueError):
+    """A value outside its domain, or a combination that means nothing."""
+
+
+class InvalidTypeError(FalllineError, TypeError):
+    """A value of the wrong type."""
 
 
 class UnknownNameError(FalllineError, ValueError):

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from fallline.core.errors import nearest
+from fallline.core.errors import InvalidTypeError, InvalidValueError, nearest
 from fallline.core.transform import Chain
 
 __all__ = ["groups"]
@@ -22,7 +22,7 @@ def groups(model: nn.Module, rules: Mapping[str, Chain]) -> list[dict[str, Any]]
     Raises ValueError if a parameter matches no pattern or a pattern matches no parameter.
     """
     if not isinstance(model, nn.Module):
-        raise TypeError(
+        raise InvalidTypeError(
             f"Rules by name got {type(model).__name__} instead of a model. They need parameter names. "
             f"Pass the nn.Module itself, or a single chain for a plain list of parameters."
         )
@@ -32,7 +32,7 @@ def groups(model: nn.Module, rules: Mapping[str, Chain]) -> list[dict[str, Any]]
         names.append(name)
         home = next((pattern for pattern in rules if _matches(name, pattern)), None)
         if home is None:
-            raise ValueError(
+            raise InvalidValueError(
                 f"Parameter {name!r} (shape {tuple(parameter.shape)}) matches none of the patterns {list(rules)}. Every "
                 f"parameter needs a rule. Add '*' as the last pattern."
             )
@@ -45,7 +45,7 @@ def groups(model: nn.Module, rules: Mapping[str, Chain]) -> list[dict[str, Any]]
                 if any(_matches(n, pattern) for n in names)
                 else "no name matches"
             )
-            raise ValueError(
+            raise InvalidValueError(
                 f"Pattern {pattern!r} has no parameters: {why}. Expected at least one, such as {', '.join(close)}. "
                 f"Correct the pattern, reorder the rules, or drop it."
             )

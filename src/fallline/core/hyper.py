@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fallline.core.errors import InvalidTypeError, InvalidValueError
 from fallline.core.schedule import Schedule
 
 __all__ = ["Domain", "check_hyper", "domain_of"]
@@ -57,7 +58,7 @@ def check_hyper(owner: str, name: str, value: Any, domain: Domain | None = None)
         return
     if isinstance(value, Tensor):
         if value.numel() != 1 or value.is_complex() or value.dtype is torch.bool:
-            raise ValueError(
+            raise InvalidValueError(
                 f"{owner} got {name} as a tensor of shape {tuple(value.shape)} and dtype {value.dtype}. "
                 f"Expected a single real number. Pass a float or a 0-d tensor."
             )
@@ -65,11 +66,11 @@ def check_hyper(owner: str, name: str, value: Any, domain: Domain | None = None)
             return
         value = value.item()
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(
+        raise InvalidTypeError(
             f"{owner} got {name}={value!r}, a {type(value).__name__}. Expected a number in {domain}, a 0-d tensor or a "
             f"schedule. Write for example {name}=0.1."
         )
     if value not in domain:
-        raise ValueError(
+        raise InvalidValueError(
             f"{owner} got {name}={value!r}. Expected a finite number in {domain}. Choose one in that range."
         )

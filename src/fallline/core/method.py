@@ -11,7 +11,7 @@ from typing import Any, get_args, get_type_hints
 
 import torch
 
-from fallline.core.errors import unknown
+from fallline.core.errors import InvalidTypeError, InvalidValueError, unknown
 from fallline.core.hyper import Domain, check_hyper, domain_of
 from fallline.core.space import Range, Space
 from fallline.core.transform import Chain
@@ -109,14 +109,16 @@ class Method:
     def __call__(self, *args: Any, **values: Any) -> Chain:
         """The chain with the given hyperparameters; raises on unknown names and on values outside their domain."""
         if len(args) > len(self.defaults):
-            raise TypeError(
+            raise InvalidTypeError(
                 f"{self.name}() got {len(args)} positional arguments. It takes at most {len(self.defaults)}: "
                 f"{', '.join(self.defaults)}. Pass them by name."
             )
         positional = dict(zip(self.defaults, args, strict=False))
         twice = sorted(positional.keys() & values.keys())
         if twice:
-            raise TypeError(f"{self.name}() got {twice[0]} twice, by position and by name. Expected once. Drop one.")
+            raise InvalidTypeError(
+                f"{self.name}() got {twice[0]} twice, by position and by name. Expected once. Drop one."
+            )
         given = {**positional, **values}
         self.check(given)
         return MethodChain(self, {**self.defaults, **given})
@@ -135,7 +137,7 @@ class Method:
         default = self.defaults[name]
         if isinstance(default, bool):
             if not isinstance(value, bool):
-                raise TypeError(f"{self.name} got {name}={value!r}. Expected True or False. Pass one of them.")
+                raise InvalidTypeError(f"{self.name} got {name}={value!r}. Expected True or False. Pass one of them.")
         elif isinstance(default, float):
             check_hyper(self.name, name, value)
         elif isinstance(default, str):
@@ -222,7 +224,7 @@ class Registry(Mapping[str, Method]):
     def add(self, entry: Method) -> None:
         known = self._methods.get(entry.name)
         if known is not None and known.recipe.__module__ != entry.recipe.__module__:
-            raise ValueError(
+            raise InvalidValueError(
                 f"A method named {entry.name!r} is already registered by {known.recipe.__module__}. "
                 f"Names must be unique. Rename the new one."
             )

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from fallline.core.errors import unknown
+from fallline.core.errors import InvalidTypeError, InvalidValueError, unknown
 from fallline.core.execute import FUSE_MODES, Fuse, Leaf, compiler_available, create_state, execute
 from fallline.core.groups import groups
 from fallline.core.transform import Chain, Transform, static_fields
@@ -74,7 +74,7 @@ class Optimizer(torch.optim.Optimizer):
         if fuse not in FUSE_MODES:
             raise unknown("fuse mode", str(fuse), FUSE_MODES)
         if fuse == "leaf" and not compiler_available():
-            raise ValueError(
+            raise InvalidValueError(
                 "fuse='leaf' was asked for, but no C++ compiler was found. Compiled steps need one (g++ or clang++). "
                 "Install it, or use fuse='auto'."
             )
@@ -87,7 +87,7 @@ class Optimizer(torch.optim.Optimizer):
         if isinstance(chain, Transform):
             chain = Chain([chain])
         if not isinstance(chain, Chain):
-            raise TypeError(
+            raise InvalidTypeError(
                 f"Optimizer got {chain!r} as its chain. Expected a chain such as adamw(lr=3e-4), or, with a model, "
                 f"a dict from name patterns to chains. Call the method to make one."
             )
@@ -118,7 +118,7 @@ class Optimizer(torch.optim.Optimizer):
         try:
             for p in members:
                 if p.is_complex():
-                    raise ValueError(
+                    raise InvalidValueError(
                         f"Optimizer got a complex parameter of shape {tuple(p.shape)}. Methods here are real. "
                         f"Optimise torch.view_as_real(p) instead."
                     )
@@ -154,7 +154,7 @@ class Optimizer(torch.optim.Optimizer):
                 values[target] = value
                 continue
             if not isinstance(value, tuple | list) or len(value) != len(target):
-                raise TypeError(
+                raise InvalidTypeError(
                     f"{chain.name} got {key}={value!r}. Expected {len(target)} numbers ({', '.join(target)}). "
                     f"Pass a tuple."
                 )
@@ -234,7 +234,7 @@ class Optimizer(torch.optim.Optimizer):
         if _structure(steps) != _structure(chain.steps):
             built = self._group_values(chain)
             changed = [f"{k}={v!r} (built with {built[k]!r})" for k, v in values.items() if v != built[k]]
-            raise ValueError(
+            raise InvalidValueError(
                 f"{chain.name} now has {', '.join(changed)}, which needs other state. Options, and whether momentum is "
                 f"zero, are fixed at construction. Build a new optimizer."
             )
@@ -249,7 +249,7 @@ class Optimizer(torch.optim.Optimizer):
             held = group[key] if slot is None else group[key][slot]
             written = schedule(max(group["step"], 1))
             if held != written:
-                raise ValueError(
+                raise InvalidValueError(
                     f"group[{key!r}] holds {held!r}, but {name} of {chain.name} follows the schedule {schedule!r} "
                     f"({written!r} at this point), so the edit would be lost. Change the schedule, or pass a number as "
                     f"{name} to control it by hand or by a torch scheduler."
@@ -294,29 +294,29 @@ class Optimizer(torch.optim.Optimizer):
     def _matched_groups(self, state_dict: dict[str, Any]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
         saved = state_dict.get("param_groups") if isinstance(state_dict, dict) else None
         if saved is None or "state" not in state_dict:
-            raise ValueError(
+            raise InvalidValueError(
                 "This is not an optimizer's state_dict: it lacks 'state' or 'param_groups'. Expected what "
                 "optimizer.state_dict() returned. Check which part of the checkpoint you pass."
             )
         if len(saved) != len(self.param_groups):
-            raise ValueError(
+            raise InvalidValueError(
                 f"The checkpoint has {len(saved)} parameter groups, this optimizer {len(self.param_groups)}. They must "
                 f"agree. Build the optimizer with the same groups as when it was saved."
             )
         for i, (chain, mine, theirs) in enumerate(zip(self._chains, self.param_groups, saved, strict=True)):
             if theirs.get("method") != mine["method"]:
-                raise ValueError(
+                raise InvalidValueError(
                     f"Group {i} of the checkpoint was saved by {theirs.get('method') or 'another library'}, this one runs "
                     f"{mine['method']}. They must agree. Build the optimizer with the method that saved it."
                 )
             missing = [k for k in mine if k not in theirs and k not in _NOT_HYPERS]
             if missing:
-                raise ValueError(
+                raise InvalidValueError(
                     f"Group {i} of the checkpoint lacks {', '.join(missing)}. Expected every hyperparameter of "
                     f"{chain.name}. It was saved by another version; add the entry by hand or start afresh."
                 )
             if len(theirs["params"]) != len(mine["params"]):
-                raise ValueError(
+                raise InvalidValueError(
                     f"Group {i} of the checkpoint has {len(theirs['params'])} parameters, this optimizer's has "
                     f"{len(mine['params'])}. They must agree. Build the model as it was when saved."
                 )
@@ -332,7 +332,7 @@ class Optimizer(torch.optim.Optimizer):
         if names is not None and theirs is not None:
             if sorted(names) != sorted(theirs):
                 stray = sorted(set(theirs) ^ set(names))
-                raise ValueError(
+                raise InvalidValueError(
                     f"Group {index} of the checkpoint and of this optimizer differ in {', '.join(stray[:5])}. Parameter "
                     f"names must agree. Build the model as it was when saved."
                 )
@@ -363,14 +363,14 @@ def _fresh_state(chain: Chain, p: Tensor) -> State:
 def _copied(label: str, fresh: State, saved: State) -> State:
     """Copies of the saved slots, on the device and in the memory format of freshly created ones."""
     if saved.keys() != fresh.keys():
-        raise ValueError(
+        raise InvalidValueError(
             f"The checkpoint's state of {label} has slots {sorted(saved)}, this method has {sorted(fresh)}. They must "
             f"agree. Load it into the method that saved it."
         )
     for slot, value in saved.items():
         if not isinstance(value, Tensor) or value.shape != fresh[slot].shape:
             seen = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-            raise ValueError(
+            raise InvalidValueError(
                 f"The checkpoint's {slot} of {label} has shape {seen}. Expected {tuple(fresh[slot].shape)}. Build the "
                 f"model as it was when saved."
             )

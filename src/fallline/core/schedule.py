@@ -6,6 +6,8 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
+from fallline.core.errors import InvalidValueError
+
 __all__ = ["Joined", "Scaled", "Schedule"]
 
 
@@ -28,7 +30,7 @@ class Schedule(ABC):
     def __call__(self, t: int) -> float:
         """The value at step ``t``, counted from 1; after the end, the last value."""
         if t < 1:
-            raise ValueError(f"A schedule was asked for step {t}. Steps count from 1. Pass t >= 1.")
+            raise InvalidValueError(f"A schedule was asked for step {t}. Steps count from 1. Pass t >= 1.")
         return float(self.value(t if t < self.length else int(self.length)))
 
     def __mul__(self, factor: float) -> Schedule:
@@ -71,7 +73,7 @@ class Joined(Schedule):
 
     def __post_init__(self) -> None:
         if math.isinf(self.first.length):
-            raise ValueError(
+            raise InvalidValueError(
                 f"Nothing can follow {self.first!r}: it never ends. Expected a schedule with a length before >>. "
                 f"Give it one, as in constant(100) >> cosine(900)."
             )

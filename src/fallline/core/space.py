@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from fallline.core.errors import InvalidValueError
+
 __all__ = ["Range", "Space", "linear", "log", "one_minus_log"]
 
 Scale = Literal["log", "linear", "one_minus_log"]
@@ -31,17 +33,17 @@ class Range:
     def __post_init__(self) -> None:
         finite = math.isfinite(self.low) and math.isfinite(self.high)
         if not finite or self.low >= self.high:
-            raise ValueError(
+            raise InvalidValueError(
                 f"A range from {self.low:g} to {self.high:g} is empty. The lower end must be a finite number below the "
                 f"upper end. Write it as 1e-4..1e-1."
             )
         if self.scale == "log" and self.low <= 0:
-            raise ValueError(
+            raise InvalidValueError(
                 f"A logarithmic range cannot start at {self.low:g}. Its ends must be positive. "
                 f"Use a positive lower end, or write 'linear {self.low:g}..{self.high:g}'."
             )
         if self.scale == "one_minus_log" and self.high >= 1:
-            raise ValueError(
+            raise InvalidValueError(
                 f"A range on the scale of 1 - x cannot reach {self.high:g}. Its ends must lie below 1. "
                 f"Use an upper end such as 0.999."
             )
@@ -81,7 +83,7 @@ class Range:
                 raise ValueError
             low, high = float(match[2]), float(match[3])
         except ValueError:
-            raise ValueError(
+            raise InvalidValueError(
                 f"{text!r} is not a range. Expected LOW..HIGH, as in 1e-4..1e-1, optionally after 'log', 'linear' or "
                 f"'one_minus_log'. Write for example lr=1e-4..1e-1."
             ) from None

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, TypeVar, dataclass_transform
 import torch
 from torch import Tensor
 
-from fallline.core.errors import unknown
+from fallline.core.errors import InvalidTypeError, InvalidValueError, unknown
 from fallline.core.hyper import Domain, check_hyper, domain_of
 from fallline.core.types import At, Hyper, Reach, State
 
@@ -164,11 +164,11 @@ def chain(*parts: Transform | Chain) -> Chain:
     Raises TypeError for anything that is neither, ValueError for an empty chain or an invalid hyperparameter.
     """
     if not parts:
-        raise ValueError("chain() got no steps. Expected at least one. Write for example chain(adamw(lr=3e-4)).")
+        raise InvalidValueError("chain() got no steps. Expected at least one. Write for example chain(adamw(lr=3e-4)).")
     for part in parts:
         if not isinstance(part, Transform | Chain):
             hint = f"Call it: {part.__name__}(...)." if isinstance(part, type) else "Pass for example adamw(lr=3e-4)."
-            raise TypeError(f"chain() got {part!r}. Expected transforms or chains. {hint}")
+            raise InvalidTypeError(f"chain() got {part!r}. Expected transforms or chains. {hint}")
         if isinstance(part, Transform):  # a chain has checked its own
             for name in part._hypers:
                 check_hyper(step_name(part), name, getattr(part, name), _domain(part, name))

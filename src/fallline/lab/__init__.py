@@ -1,8 +1,8 @@
 """The laboratory: fair studies, their statistics, and the checks of papers' claims.
 
-    from pathlib import Path
-    from fallline.lab import make_spec, run_study
-    results = run_study(make_spec(["digits-mlp"], ["lion"]), Path("out"))
+from pathlib import Path
+from fallline.lab import make_spec, run_study
+results = run_study(make_spec(["digits-mlp"], ["lion"]), Path("out"))
 """
 
 from fallline.lab.claims import run_claims

@@ -84,7 +84,7 @@ class ClaimLab:
         optimizer = Optimizer([p], method(**hypers), fuse="eager")
         for _ in range(steps):
             optimizer.zero_grad()
-            loss(p).backward()  # type: ignore[no-untyped-call]
+            loss(p).backward()
             optimizer.step()
         return p.detach()
 

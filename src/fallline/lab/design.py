@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from scipy.stats import qmc
 
-from fallline.core.method import Method
 from fallline.core.space import Range
 
 __all__ = ["BUDGETS", "Budget", "Edge", "edges", "point", "setting", "tuned_names"]
@@ -29,12 +28,13 @@ class Budget:
 
 
 BUDGETS = {
-    "demo": Budget("demo", 6, 0.3, 1),
-    "quick": Budget("quick", 6, 0.3, 1),
+    "demo": Budget("demo", 8, 0.3, 1),
+    "quick": Budget("quick", 8, 0.3, 1),
     "standard": Budget("standard", 16, 1.0, 2),
     "thorough": Budget("thorough", 32, 1.0, 3),
 }
-"""Below ten trials only the learning rate can be tuned; each further hyperparameter asks for about ten more."""
+"""Below ten trials only the learning rate can be tuned; each further hyperparameter asks for about ten more. The numbers of
+trials are powers of two, which keep the points of a Sobol sequence balanced."""
 
 
 @cache
@@ -54,7 +54,9 @@ def tuned_names(space: Mapping[str, Range], num_tuned: int) -> tuple[str, ...]:
 
 def setting(space: Mapping[str, Range], num_tuned: int, index: int) -> dict[str, float]:
     """Design point ``index`` as hyperparameters of a method."""
-    return {n: float(f"{space[n].at(u):.6g}") for n, u in zip(tuned_names(space, num_tuned), point(index), strict=False)}
+    return {
+        n: float(f"{space[n].at(u):.6g}") for n, u in zip(tuned_names(space, num_tuned), point(index), strict=False)
+    }
 
 
 @dataclass(frozen=True)
@@ -76,8 +78,3 @@ def edges(space: Mapping[str, Range], tried: Sequence[Mapping[str, float]], best
             if value == extreme and len(set(values)) > 1:
                 found.append(Edge(name, side, value, space[name].widened(side)))  # type: ignore[arg-type]
     return found
-
-
-def space_of(method: Method, overrides: Mapping[str, Any]) -> dict[str, Range]:
-    """A method's search space with the task's or user's ranges in place of its own."""
-    return {**method.space, **overrides}

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-import fallline
+from fallline import __version__
 
 __all__ = ["describe", "load_average"]
 
@@ -19,7 +19,7 @@ __all__ = ["describe", "load_average"]
 def describe() -> dict[str, Any]:
     """Versions and hardware as a flat dict of strings and numbers."""
     return {
-        "fallline": fallline.__version__,
+        "fallline": __version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": np.__version__,
@@ -50,7 +50,7 @@ def _processor() -> str:
 
 def _revision() -> str:
     """The commit of the source tree that runs, if it is a checkout."""
-    home = Path(fallline.__file__).parents[2]
+    home = Path(__file__).parents[3]
     if not (home / ".git").exists():
         return "installed package"
     try:

@@ -90,7 +90,7 @@ def _step(task: Task, model: nn.Module, optimizer: Optimizer, seed: int, t: int)
     torch.manual_seed(seed_of(seed, "dropout", t))
     optimizer.zero_grad()
     loss = task.loss(model, batch)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     value = float(loss.detach())
     ready = time.process_time()
     optimizer.step()

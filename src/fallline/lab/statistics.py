@@ -54,17 +54,17 @@ def sign_flip(d: Sequence[float] | np.ndarray) -> float:
     The statistic is \\|sum d\\|. A diverged seed gives an infinite difference; then signed ranks take the differences'
     place, with the infinite ones ranked highest. Beyond 16 seeds, 2^16 patterns from a fixed stream stand in for all.
     """
-    d = np.asarray(d, float)
-    if not np.isfinite(d).all():
-        d = np.sign(d) * stats.rankdata(np.abs(d)) * (d != 0)
-    n = len(d)
+    x = np.asarray(d, float)
+    if not np.isfinite(x).all():
+        x = np.sign(x) * stats.rankdata(np.abs(x)) * (x != 0)
+    n = len(x)
     if n <= _EXACT_UP_TO:
         signs = 1 - 2 * ((np.arange(2**n)[:, None] >> np.arange(n)) & 1)
     else:
         signs = np.random.default_rng(0).choice([-1, 1], size=(2**_EXACT_UP_TO, n))
         signs[0] = 1  # the pattern observed is one of those counted
-    observed = abs(d.sum())
-    return float((np.abs(signs @ d) >= observed * (1 - 1e-12)).mean())
+    observed = abs(x.sum())
+    return float((np.abs(signs @ x) >= observed * (1 - 1e-12)).mean())
 
 
 def smallest_p(n: int) -> float:
@@ -111,7 +111,8 @@ def interval_of_mean(x: Sequence[float] | np.ndarray) -> Interval | None:
 def seeds_needed(d: Sequence[float] | np.ndarray, num_pairs: int) -> int | None:
     """Seeds at which the observed difference and spread would be found with 80 % power after Holm's correction.
 
-    n = ((z_{1 - alpha/2m} + z_{0.8}) sd / mean)^2 for paired normal differences, never below what the exact test needs.
+    n = ((z_{1 - alpha/2m} + z_{0.8}) sd / mean)^2 for paired normal differences, never below what the exact test needs, and
+    more than were run: those did not suffice.
     None where the differences are all zero or not all finite: no number of seeds follows from them.
     """
     d = np.asarray(d, float)
@@ -119,4 +120,4 @@ def seeds_needed(d: Sequence[float] | np.ndarray, num_pairs: int) -> int | None:
         return None
     floor = math.ceil(1 + math.log2(num_pairs / ALPHA))
     z = stats.norm.ppf(1 - ALPHA / (2 * num_pairs)) + stats.norm.ppf(POWER)
-    return max(floor, math.ceil((z * d.std(ddof=1) / d.mean()) ** 2))
+    return max(floor, len(d) + 1, math.ceil((z * d.std(ddof=1) / d.mean()) ** 2))

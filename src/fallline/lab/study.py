@@ -80,7 +80,9 @@ class StudySpec:
         """The best setting on fresh seeds."""
         return [self._run(name, task, method, best, seed, "confirm") for seed in self.seeds]
 
-    def _run(self, name: str, task: Task, method: str, setting: Mapping[str, float], seed: int, purpose: Any) -> RunSpec:
+    def _run(
+        self, name: str, task: Task, method: str, setting: Mapping[str, float], seed: int, purpose: Any
+    ) -> RunSpec:
         return RunSpec(name, method, tuple(sorted(setting.items())), seed, self.steps(task), purpose)
 
 
@@ -97,7 +99,9 @@ def make_spec(
     ``methods`` may be ``["all"]``. Raises FalllineError or ValueError with the nearest known names.
     """
     if not tasks:
-        raise FalllineError("No task was given. Expected at least one. Choose from 'fallline tasks', or pass my_module:make_task.")
+        raise FalllineError(
+            "No task was given. Expected at least one. Choose from 'fallline tasks', or pass my_module:make_task."
+        )
     if budget not in design.BUDGETS:
         raise unknown("budget", budget, design.BUDGETS)
     named = list(METHODS) if list(methods) == ["all"] else [m.strip() for m in methods if m.strip()]
@@ -105,7 +109,9 @@ def make_spec(
         METHODS[name]
     chosen = tuple(dict.fromkeys([*BASELINES, *named]))
     if num_seeds is not None and num_seeds < 1:
-        raise FalllineError(f"{num_seeds} seeds cannot be run. Expected at least 1; a proof needs 6 or more. Pass --seeds 7.")
+        raise FalllineError(
+            f"{num_seeds} seeds cannot be run. Expected at least 1; a proof needs 6 or more. Pass --seeds 7."
+        )
     spaces = {m: dict(s) for m, s in (spaces or {}).items()}
     for method, ranges in spaces.items():
         METHODS[method]
@@ -287,7 +293,7 @@ def _exclusive(folder: Path) -> Iterator[None]:
         return
     with (folder / "lock").open("w") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock's, this lock is not inherited by workers
         except OSError:
             raise FalllineError(
                 f"Another process is working on {folder}. One study, one process. Wait for it, or choose another folder with --out."

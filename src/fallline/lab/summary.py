@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-import fallline
+from fallline import __version__
 from fallline.core.method import METHODS
 from fallline.lab import design, environment
 from fallline.lab.run import DIVERGED_FACTOR, DIVERGED_FRACTION, WARMUP_FRACTION, RunSpec
@@ -50,13 +50,17 @@ def summarise(
     found = [_task(spec, name, task, results) for name, task in tasks.items()]
     runs = [r for t in found for m in t["methods"] for r in (*m["trials"], *m["runs"])]
     statuses = [r["status"] for r in runs]
-    planned = sum(spec.plan.trials + (m["best"] is not None or not m["complete"]) * spec.num_seeds for t in found for m in t["methods"])
+    planned = sum(
+        spec.plan.trials + (m["best"] is not None or not m["complete"]) * spec.num_seeds
+        for t in found
+        for m in t["methods"]
+    )
     for t in found:
         for m in t["methods"]:
             del m["complete"]
     return {
         "schema": SCHEMA,
-        "fallline": fallline.__version__,
+        "fallline": __version__,
         "study": {
             "id": Path(folder).name,
             "command": spec.command,
@@ -70,7 +74,12 @@ def summarise(
             "tuning_seed": TUNING_SEED,
             "seeds": list(spec.seeds),
             "complete": len(runs) == planned,
-            "runs": {"planned": planned, "done": statuses.count("done"), "diverged": statuses.count("diverged"), "failed": 0},
+            "runs": {
+                "planned": planned,
+                "done": statuses.count("done"),
+                "diverged": statuses.count("diverged"),
+                "failed": 0,
+            },
             "started": facts["started"],
             "finished": facts["finished"],
             "total_seconds": math.fsum(r["train_seconds"] for r in runs),
@@ -157,7 +166,13 @@ def _method(spec: StudySpec, name: str, task: Task, method: str, results: Result
         "summary": entry.summary,
         "family": entry.family,
         "baseline": method in BASELINES,
-        "paper": {"title": entry.card.title, "arxiv": entry.card.arxiv, "doi": entry.card.doi, "year": entry.card.year, "source": entry.card.source},
+        "paper": {
+            "title": entry.card.title,
+            "arxiv": entry.card.arxiv,
+            "doi": entry.card.doi,
+            "year": entry.card.year,
+            "source": entry.card.source,
+        },
         "reach": entry.reach.name.lower(),
         "state_bytes_per_parameter": entry.state_bytes(),
         "space": {k: str(v) for k, v in space.items()},
@@ -193,14 +208,32 @@ def _trial(run: RunSpec, index: int, record: Mapping[str, Any], num_tuned: int) 
 def _best(best: RunSpec, trials: Sequence[RunSpec], space: Mapping[str, Any], method: str) -> dict[str, Any]:
     found = design.edges(space, [dict(t.hypers) for t in trials], dict(best.hypers))
     edges = [
-        {"name": e.name, "side": e.side, "value": e.value, "range": str(space[e.name]), "widen": f'--space "{method}.{e.name}={e.widened}"'}
+        {
+            "name": e.name,
+            "side": e.side,
+            "value": e.value,
+            "range": str(space[e.name]),
+            "widen": f'--space "{method}.{e.name}={e.widened}"',
+        }
         for e in found
     ]
     return {"run": best.id, "hyper": dict(best.hypers), "edges": edges}
 
 
 def _run(run: RunSpec, record: Mapping[str, Any]) -> dict[str, Any]:
-    kept = ("status", "diverged_at", "final", "steps", "metric", "train_loss", "to_target", "train_seconds", "step_ms", "optimizer_ms", "initial_parameters")
+    kept = (
+        "status",
+        "diverged_at",
+        "final",
+        "steps",
+        "metric",
+        "train_loss",
+        "to_target",
+        "train_seconds",
+        "step_ms",
+        "optimizer_ms",
+        "initial_parameters",
+    )
     return {"run": run.id, "seed": run.seed, **{k: record[k] for k in kept}, "command": run.command}
 
 
@@ -237,7 +270,9 @@ def _to_target(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         middle = plain.median(values) if values else math.inf
         low, high = _median_interval(values)
         out[count] = (
-            {"median": middle, "low": low, "high": high if math.isfinite(high) else None} if math.isfinite(middle) else None
+            {"median": middle, "low": low, "high": high if math.isfinite(high) else None}
+            if math.isfinite(middle)
+            else None
         )
     return out
 
@@ -256,7 +291,11 @@ def _median_interval(ordered: Sequence[float]) -> tuple[float, float]:
 def _ratio(m: Mapping[str, Any], anchor: Mapping[str, Any], count: str) -> dict[str, float] | None:
     """Geometric mean over seeds of the ratio to tuned AdamW, where both reached the target on every seed."""
     pairs = [(a["to_target"], b["to_target"]) for a, b in zip(m["runs"], anchor["runs"], strict=False)]
-    if not pairs or len(m["runs"]) != len(anchor["runs"]) or any(a is None or b is None or b[count] <= 0 or a[count] <= 0 for a, b in pairs):
+    if (
+        not pairs
+        or len(m["runs"]) != len(anchor["runs"])
+        or any(a is None or b is None or b[count] <= 0 or a[count] <= 0 for a, b in pairs)
+    ):
         return None
     interval = interval_of_mean([math.log(a[count] / b[count]) for a, b in pairs])
     assert interval is not None
@@ -316,7 +355,7 @@ def _median(values: Sequence[float]) -> float | None:
 
 
 def _number(text: str | None) -> float | None:
-    return None if text in (None, "None") else float(text)  # type: ignore[arg-type]
+    return None if text in (None, "None") else float(text)
 
 
 # -- files --------------------------------------------------------------------------------------------------------------

@@ -17,7 +17,9 @@ def sentence(c: Row, task: str, unit: str) -> str:
     if c["told_apart"]:
         other = c["b"] if c["better"] == c["a"] else c["a"]
         size = f" by {_amount(abs(c['difference']['estimate']), unit)}" if c["difference"] else ""
-        return f"{c['better']} is better than {other} on {task}{size}, in {k} of {n} seeds (Holm p = {c['p_holm']:.2g})."
+        return (
+            f"{c['better']} is better than {other} on {task}{size}, in {k} of {n} seeds (Holm p = {c['p_holm']:.2g})."
+        )
     if c["leads"] is None:
         return f"{c['a']} and {c['b']} gave identical results on {task} on all {n} seeds."
     if c["smallest_p"] > 0.05:
@@ -36,7 +38,8 @@ def sentence(c: Row, task: str, unit: str) -> str:
 def verdict(task: Row, num_seeds: int, command: str) -> dict[str, Any]:
     """Which method to use: the best one, and those that cannot be told apart from it; warnings that weaken it."""
     ranked = sorted(
-        (m for m in task["methods"] if m["best"] and len(m["runs"]) == num_seeds), key=lambda m: _cost(m, task["metric"]["minimize"])
+        (m for m in task["methods"] if m["best"] and len(m["runs"]) == num_seeds),
+        key=lambda m: _cost(m, task["metric"]["minimize"]),
     )
     warnings = _warnings(task, command)
     if len(ranked) < 2:
@@ -56,7 +59,13 @@ def verdict(task: Row, num_seeds: int, command: str) -> dict[str, Any]:
 
 
 def _headline(
-    kind: str, task: Row, group: Sequence[str], beaten: Sequence[str], ranked: Sequence[Row], n: int, against: Mapping[str, Row]
+    kind: str,
+    task: Row,
+    group: Sequence[str],
+    beaten: Sequence[str],
+    ranked: Sequence[Row],
+    n: int,
+    against: Mapping[str, Row],
 ) -> str:
     metric, name = task["metric"], task["name"]
     if kind == "cannot tell":
@@ -91,7 +100,7 @@ def _warnings(task: Row, command: str) -> list[str]:
     found = []
     for m in task["methods"]:
         if m["best"] is None and m["trials"]:
-            found.append(f"Every trial of {m['name']} diverged. Lower its range: --space \"{m['name']}.lr=LOW..HIGH\".")
+            found.append(f'Every trial of {m["name"]} diverged. Lower its range: --space "{m["name"]}.lr=LOW..HIGH".')
         for e in (m["best"] or {}).get("edges", []):
             found.append(
                 f"The best {e['name']} of {m['name']}, {e['value']:.3g}, is the {e['side']}est one tried (space {e['range']}): a better one may "
@@ -101,7 +110,9 @@ def _warnings(task: Row, command: str) -> list[str]:
             found.append(f"{m['name']} diverged on {m['final']['diverged']} of {m['final']['n']} fresh seeds.")
     for source in task["data"]:
         if source["synthetic"]:
-            found.append(f"SYNTHETIC DATA: {source['name']} was not found, random data of the same shape took its place.")
+            found.append(
+                f"SYNTHETIC DATA: {source['name']} was not found, random data of the same shape took its place."
+            )
     return found
 
 

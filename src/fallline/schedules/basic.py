@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from fallline.core.errors import InvalidValueError
 from fallline.core.schedule import Schedule
 
 __all__ = ["constant", "cosine", "cosine_restarts", "exponential", "step_decay", "warmup"]
@@ -21,7 +22,7 @@ class _Finite(Schedule):
     def __post_init__(self) -> None:
         whole = self.num_steps == math.inf or (isinstance(self.num_steps, int) and not isinstance(self.num_steps, bool))
         if not whole or self.num_steps < 1:
-            raise ValueError(
+            raise InvalidValueError(
                 f"{type(self).__name__}({self.num_steps!r}) has no length. Expected a whole number of steps, at least 1. "
                 f"Write for example {type(self).__name__}(1000)."
             )
@@ -72,7 +73,7 @@ class cosine_restarts(Schedule):
 
     def __post_init__(self) -> None:
         if self.first < 1 or self.growth < 1:
-            raise ValueError(
+            raise InvalidValueError(
                 f"{self!r} would shrink away. Expected first >= 1 step and growth >= 1. Write cosine_restarts(100, 2)."
             )
 
@@ -92,7 +93,7 @@ class step_decay(Schedule):
 
     def __post_init__(self) -> None:
         if self.every < 1:
-            raise ValueError(f"{self!r} never takes a step. Expected every >= 1. Write step_decay(1000, 0.1).")
+            raise InvalidValueError(f"{self!r} never takes a step. Expected every >= 1. Write step_decay(1000, 0.1).")
 
     def value(self, t: int) -> float:
         return self.factor ** ((t - 1) // self.every)
@@ -106,7 +107,7 @@ class exponential(Schedule):
 
     def __post_init__(self) -> None:
         if not 0 < self.factor <= 1:
-            raise ValueError(f"{self!r} does not decay. Expected a factor in (0, 1]. Write exponential(0.999).")
+            raise InvalidValueError(f"{self!r} does not decay. Expected a factor in (0, 1]. Write exponential(0.999).")
 
     def value(self, t: int) -> float:
         return self.factor ** (t - 1)

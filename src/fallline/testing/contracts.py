@@ -417,7 +417,7 @@ def closure_runs_once(method: Method) -> None:
         calls.append("closure")
         optimizer.zero_grad()
         loss = (params[0] ** 2).sum()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         return loss
 
     expected = float((params[0].detach() ** 2).sum())
@@ -442,7 +442,7 @@ def hyperparameters_never_recompile(method: Method) -> None:
     shapes = ((9, 5), (11,)) if method.reach <= Reach.TENSOR else ((9, 5),)
     ranges = {n: method.space[n].at(0.3) if n in method.space else 0.01 for n in method.hypers}
     # zero may mean "leave the step out", which is structure: start from values that are not zero
-    values = {n: v or ranges[n] for n, v in tuned(method).hypers.items()}
+    values: dict[str, Any] = {n: v or ranges[n] for n, v in tuned(method).hypers.items()}
     optimizer = build(method, parameters(shapes), fuse="leaf", **values)
     drive(optimizer, range(1, 4))
     group = optimizer.param_groups[0]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from fallline.core.transform import Transform, transform
@@ -34,8 +33,7 @@ class ClipByValue(Transform):
     max_value: Hyper
 
     def update(self, u: Tensor, at: At) -> tuple[Tensor, State]:
-        bound = torch.as_tensor(self.max_value, dtype=u.dtype, device=u.device)
-        return u.clamp(-bound, bound), {}
+        return u.clamp(-self.max_value, self.max_value), {}
 
 
 def clip_by_global_norm(max_norm: Hyper) -> ClipByGlobalNorm:

@@ -37,7 +37,7 @@ class ScaleByAdabelief(Transform):
     section="algorithm 2",
     notes="The paper's algorithm has no rectification; the authors' package rectifies by default. eps stands twice, as in the "
     "paper; the default is the authors' 1e-16 (the paper's text uses 1e-8 for images, 1e-16 for transformers).",
-    space={"lr": log(1e-4, 1e-1), "b1": one_minus_log(0.5, 0.99), "eps": log(1e-16, 1e-6)},
+    space={"lr": log(3e-4, 3e-1), "b1": one_minus_log(0.5, 0.99), "eps": log(1e-16, 1e-6)},
 )
 def adabelief(lr: Hyper = 1e-3, b1: Hyper = 0.9, b2: Hyper = 0.999, eps: Hyper = 1e-16, weight_decay: Hyper = 0.0):
     return chain(ScaleByAdabelief(b1, b2, eps), decay(weight_decay), descend(lr))

@@ -58,7 +58,7 @@ def scale_by_adam(b1, b2, eps, amsgrad=False):
     arxiv="1412.6980",
     year=2014,
     section="algorithm 1",
-    space={"lr": log(1e-4, 1e-1), "b1": one_minus_log(0.5, 0.99), "eps": log(1e-10, 1e-3)},
+    space={"lr": log(3e-4, 3e-1), "b1": one_minus_log(0.5, 0.99), "eps": log(1e-10, 1e-3)},
 )
 def adam(
     lr: Hyper = 1e-3,

@@ -22,7 +22,7 @@ from fallline.transforms import decay, descend
     year=2017,
     section="algorithm 2",
     notes="The decay is multiplied by lr, as in torch; in the paper's algorithm it is multiplied by the schedule alone.",
-    space={"lr": log(1e-4, 1e-1), "b1": one_minus_log(0.5, 0.99), "weight_decay": log(1e-4, 1.0)},
+    space={"lr": log(3e-4, 3e-1), "b1": one_minus_log(0.5, 0.99), "weight_decay": log(1e-4, 1.0)},
 )
 def adamw(
     lr: Hyper = 1e-3,

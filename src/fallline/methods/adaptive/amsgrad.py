@@ -21,7 +21,7 @@ from fallline.transforms import add_l2, descend
     section="algorithm 2",
     notes="The paper has no bias correction; the default here is torch's form, which corrects and takes the maximum of the "
     "uncorrected second moment.",
-    space={"lr": log(1e-4, 1e-1), "b1": one_minus_log(0.5, 0.99), "eps": log(1e-10, 1e-3)},
+    space={"lr": log(3e-4, 3e-1), "b1": one_minus_log(0.5, 0.99), "eps": log(1e-10, 1e-3)},
 )
 def amsgrad(lr: Hyper = 1e-3, b1: Hyper = 0.9, b2: Hyper = 0.999, eps: Hyper = 1e-8, weight_decay: Hyper = 0.0):
     return chain(add_l2(weight_decay), scale_by_adam(b1, b2, eps, amsgrad=True), descend(lr))

@@ -48,7 +48,7 @@ class ScaleByRadam(Transform):
     section="algorithm 2",
     notes="The paper switches at rho > 4; its authors' code, torch and everyone else at rho > 5, one step of momentum more. "
     "variant='paper' takes 4.",
-    space={"lr": log(1e-4, 1e-1), "b1": one_minus_log(0.5, 0.99), "weight_decay": log(1e-6, 1e-2)},
+    space={"lr": log(3e-4, 3e-1), "b1": one_minus_log(0.5, 0.99), "weight_decay": log(1e-6, 1e-2)},
 )
 def radam(
     lr: Hyper = 1e-3,

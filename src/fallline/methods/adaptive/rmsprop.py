@@ -45,7 +45,7 @@ class ScaleByCentredRms(Transform):
     reference="Tieleman & Hinton, COURSERA: Neural Networks for Machine Learning, 2012",
     year=2012,
     aliases={"alpha": "b2"},
-    space={"lr": log(1e-5, 1e-1), "momentum": one_minus_log(0.5, 0.99), "eps": log(1e-10, 1e-3)},
+    space={"lr": log(3e-5, 1e-1), "momentum": one_minus_log(0.5, 0.99), "eps": log(1e-10, 1e-3)},
 )
 def rmsprop(
     lr: Hyper = 1e-2,

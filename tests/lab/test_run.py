@@ -1,0 +1,77 @@
+"""One run: deterministic, paired across methods by its streams, and honest about divergence."""
+
+import pytest
+import small
+import torch
+
+from fallline.lab.run import RunSpec, schedule, train
+
+
+def spec(method="adamw", seed=1, steps=40, **hypers):
+    return RunSpec("small", method, tuple(sorted(hypers.items())), seed, steps, "confirm")
+
+
+def deterministic(record):
+    return {k: v for k, v in record.items() if not k.endswith(("_seconds", "_ms"))} | {
+        "to_target": {k: v for k, v in (record["to_target"] or {}).items() if k != "seconds"}
+    }
+
+
+def test_a_run_is_a_pure_function_of_its_specification():
+    torch.manual_seed(123)
+    one = train(small.noisy(), spec(lr=0.05))
+    torch.manual_seed(456)
+    before = torch.get_rng_state()
+    two = train(small.noisy(), spec(lr=0.05))
+    assert deterministic(one) == deterministic(two)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_methods_share_initial_weights_by_seed():
+    hashes = {
+        (m, s): train(small.make_task(), spec(m, s, lr=0.01))["initial_parameters"]
+        for m in ("adamw", "lion")
+        for s in (1, 2)
+    }
+    assert hashes["adamw", 1] == hashes["lion", 1] != hashes["adamw", 2]
+
+
+def test_the_record_holds_the_curve_and_the_first_hit():
+    record = train(small.make_task(), spec(lr=0.3))
+    assert record["steps"] == [10, 20, 30, 40]
+    assert record["final"] == record["metric"][-1]
+    hit = record["to_target"]
+    first = next(t for t, m in zip(record["steps"], record["metric"], strict=True) if m <= 0.5)
+    assert (hit["steps"], hit["samples"], hit["gradient_evaluations"]) == (first, 8 * first, first)
+    assert record["state_bytes_per_parameter"] == 8.0
+
+
+def test_a_metric_to_be_maximised_hits_from_below():
+    up = small.Metric("minus MSE", lambda m, b: -small.mse(m, b), minimize=False)
+    record = train(small.make_task(metric=up, target=-0.5), spec(lr=0.3))
+    assert record["to_target"] is not None
+    assert train(small.make_task(metric=up, target=1.0), spec(lr=0.3))["to_target"] is None
+
+
+@pytest.mark.parametrize(("task", "lr"), [(small.diverging, 1e6), (small.always_nan, 0.1)])
+def test_divergence_is_a_result(task, lr):
+    record = train(task(), spec("sgd", lr=lr))
+    assert record["status"] == "diverged"
+    assert record["final"] is None
+    assert record["to_target"] is None
+    assert 1 <= record["diverged_at"] <= 40
+
+
+def test_the_schedule_warms_up_for_five_percent_and_ends_at_zero():
+    s = schedule(200)
+    assert s.length == 200
+    assert s(10) == 1.0 == max(s(t) for t in range(1, 201))
+    assert s(200) < 1e-3
+
+
+def test_the_id_names_the_numbers_and_the_command_reproduces_them():
+    assert spec(lr=0.1).id == spec(lr=0.1).id != spec(lr=0.2).id
+    assert (
+        spec(lr=0.1, b1=0.8).command
+        == "fallline run small --method adamw --set b1=0.8 --set lr=0.1 --seed 1 --steps 40"
+    )

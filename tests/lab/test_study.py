@@ -1,0 +1,235 @@
+"""The engine: plans, resumes, survives, refuses; its numbers do not depend on how it ran."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from fallline.core.errors import FalllineError
+from fallline.lab import Event, load_study, make_spec, run_study, write_results
+from fallline.lab.store import Store
+from fallline.lab.workers import RunFailed
+
+HERE = Path(__file__).parent
+
+
+def task(name="make_task"):
+    return f"{HERE / 'small.py'}:{name}"
+
+
+def study(name="make_task", seeds=3, methods=("lion",)):
+    return make_spec([task(name)], methods, "quick", seeds, command="fallline compare small")
+
+
+def stripped(x):
+    """Results without what the clock decides."""
+    if isinstance(x, dict):
+        drop = ("seconds", "started", "finished", "environment", "cost", "id", "resume")
+        return {k: stripped(v) for k, v in x.items() if not k.endswith(("_seconds", "_ms")) and k not in drop}
+    return [stripped(v) for v in x] if isinstance(x, list) else x
+
+
+def test_a_study_has_equal_trials_fresh_seeds_and_a_verdict(tmp_path):
+    events: list[Event] = []
+    results = run_study(study(), tmp_path, 2, events.append)
+    (t,) = results["tasks"]
+    assert [m["name"] for m in t["methods"]] == ["adamw", "nesterov", "lion"]
+    for m in t["methods"]:
+        assert len(m["trials"]) == 8
+        assert [r["seed"] for r in m["runs"]] == [1, 2, 3]
+        assert all("--seed 0" in r["command"] for r in m["trials"])
+    units = [[x["unit"] for x in m["trials"]] for m in t["methods"]]
+    assert units[0] == units[1] == units[2]
+    assert results["study"]["complete"]
+    assert results["study"]["runs"]["planned"] == 33 == events[-1].done
+    assert len(t["comparisons"]) == 3
+    assert t["verdict"]["sentences"]
+    json.dumps(results, allow_nan=False)
+    initial = {(r["seed"], r["initial_parameters"]) for m in t["methods"] for r in m["runs"]}
+    assert len(initial) == 3  # one per seed, shared by the methods
+
+
+def test_workers_and_repetition_do_not_change_the_numbers(tmp_path):
+    one = run_study(study("noisy"), tmp_path / "one", 1)
+    two = run_study(study("noisy"), tmp_path / "two", 2)
+    assert stripped(one) == stripped(two)
+    events: list[Event] = []
+    again = run_study(study("noisy"), tmp_path / "two", 2, events.append)
+    assert events[-1].repeated == 33  # nothing was trained again
+    assert stripped(again) == stripped(two)
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+sys.path.insert(0, {here!r})
+from test_study import study
+from fallline.lab import run_study
+run_study(study("slow"), Path({out!r}), 2, lambda e: print(e.done, flush=True))
+"""
+
+
+def start(out):
+    code = SCRIPT.format(here=str(HERE), out=str(out))
+    return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+
+
+@pytest.mark.parametrize("kill_at", [3, 26])
+def test_sigkill_loses_at_most_the_runs_in_flight(tmp_path, kill_at):
+    process = start(tmp_path / "killed")
+    for line in process.stdout:
+        if int(line) >= kill_at:
+            break
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    with Store(tmp_path / "killed") as store:
+        kept = len(store.results())
+    assert kept >= kill_at
+    _, partial = load_study(tmp_path / "killed")
+    assert not partial["study"]["complete"]
+    events: list[Event] = []
+    resumed = run_study(study("slow"), tmp_path / "killed", 2, events.append)
+    assert events[-1].repeated >= kept
+    assert stripped(resumed) == stripped(run_study(study("slow"), tmp_path / "straight", 2))
+
+
+def test_workers_end_with_their_parent(tmp_path):
+    process = start(tmp_path)
+    process.stdout.readline()
+    children = _children(process.pid)
+    assert len(children) == 2
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    deadline = time.monotonic() + 10
+    while any(_alive(c) for c in children) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(_alive(c) for c in children)
+
+
+def _children(pid):
+    path = Path(f"/proc/{pid}/task/{pid}/children")
+    if not path.exists():
+        pytest.skip("this system does not list a process's children")
+    return [int(x) for x in path.read_text().split()]
+
+
+def _alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_signals_stop_cleanly_and_say_how_to_go_on(tmp_path, number, code):
+    argv = [sys.executable, "-m", "fallline", "compare", task("slow"), "--seeds", "3", "--out", str(tmp_path / "s")]
+    process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not _some_runs(tmp_path / "s") and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(number)
+    _, stderr = process.communicate(timeout=30)
+    assert process.returncode == code, stderr
+    assert "Go on with: fallline resume" in stderr
+    assert "Traceback" not in stderr
+
+
+def _some_runs(folder):
+    try:
+        with Store(folder) as store:
+            return len(store.results()) >= 2
+    except FalllineError:
+        return False
+
+
+def test_diverged_trials_count_as_infinite_and_never_crash(tmp_path):
+    results = run_study(study("diverging"), tmp_path)
+    trials = results["tasks"][0]["methods"][1]["trials"]
+    assert {t["status"] for t in trials} == {"done", "diverged"}
+    assert all((t["final"] is None) == (t["status"] == "diverged") for t in trials)
+
+
+def test_a_method_whose_every_trial_diverges_is_shown_as_such(tmp_path):
+    events: list[Event] = []
+    results = run_study(study("always_nan"), tmp_path, 2, events.append)
+    (t,) = results["tasks"]
+    assert all(m["best"] is None and m["runs"] == [] for m in t["methods"])
+    assert t["verdict"]["kind"] == "cannot tell"
+    assert any("Every trial of lion diverged" in w for w in t["verdict"]["warnings"])
+    assert [e.kind for e in events].count("dropped") == 3
+    assert results["study"]["complete"]
+    write_results(results, tmp_path)
+
+
+def test_an_error_in_the_users_code_names_the_run_and_keeps_what_is_done(tmp_path):
+    with pytest.raises(
+        RunFailed, match=r"(?s)fallline run .*broken.*RuntimeError: the user's bug.*finished runs are kept"
+    ) as error:
+        run_study(study("broken"), tmp_path, 1)
+    assert error.value.exit_code == 1
+
+
+def test_a_worker_that_dies_is_replaced_once_then_reported(tmp_path):
+    with pytest.raises(RunFailed, match=r"died twice \(exit code 9\).*--workers 1"):
+        run_study(study("suicidal"), tmp_path, 1)
+
+
+def test_one_study_one_process(tmp_path):
+    process = start(tmp_path)
+    process.stdout.readline()
+    try:
+        with pytest.raises(FalllineError, match="Another process is working on"):
+            run_study(study("slow"), tmp_path)
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        (lambda: make_spec([], ["lion"]), r"No task was given"),
+        (lambda: make_spec(["digits-mlp"], ["lionn"]), r"Unknown method 'lionn'\. Did you mean lion"),
+        (lambda: make_spec(["digits-mlp"], ["lion"], "quik"), r"Unknown budget 'quik'\. Did you mean quick"),
+        (lambda: make_spec(["digits-mlp"], ["lion"], num_seeds=0), r"0 seeds cannot be run"),
+        (
+            lambda: make_spec(["digits-mlp"], ["lion"], spaces={"sgd": {"lr": "1..2"}}),
+            r"sgd, which is not in the study",
+        ),
+        (
+            lambda: make_spec(["digits-mlp"], ["lion"], spaces={"lion": {"lrr": "1..2"}}),
+            r"Unknown hyperparameter of lion 'lrr'",
+        ),
+        (
+            lambda: make_spec(["digits-mlp"], ["lion"], spaces={"lion": {"b1": "0.1..0.9"}}),
+            r"b1 of lion, which this budget does not",
+        ),
+        (lambda: make_spec(["digits-mlp"], ["lion"], spaces={"lion": {"lr": "low"}}), r"'low' is not a range"),
+        (lambda: make_spec(["digits-mlp"], ["lion"], spaces={"lion": {"lr": "linear -1..1"}}), r"lion got lr=-1"),
+        (lambda: run_study(study(), Path("nowhere"), 0), r"0 workers cannot train"),
+    ],
+)
+def test_mistakes_are_found_before_training(make, text):
+    with pytest.raises(FalllineError, match=text):
+        make()
+
+
+def test_a_users_range_replaces_the_methods(tmp_path):
+    spec = make_spec([task()], ["lion"], "quick", 1, {"lion": {"lr": "0.5..0.6"}})
+    results = run_study(spec, tmp_path)
+    lion = results["tasks"][0]["methods"][2]
+    assert lion["space"]["lr"] == "0.5..0.6"
+    assert all(0.5 <= t["hyper"]["lr"] <= 0.6 for t in lion["trials"])
+
+
+def test_the_files_hold_every_run(tmp_path):
+    results = run_study(study(), tmp_path)
+    write_results(results, tmp_path)
+    assert json.loads((tmp_path / "results.json").read_text()) == results
+    assert len((tmp_path / "runs.csv").read_text().splitlines()) == 1 + 33
+    assert len((tmp_path / "summary.csv").read_text().splitlines()) == 1 + 3
