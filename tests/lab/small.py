@@ -21,19 +21,19 @@ def data(n=64):
 
 
 def make_task(**changes):
-    fields = dict(
-        name="small",
-        summary="linear regression",
-        model=lambda: nn.Linear(4, 1),
-        loss=mse,
-        train=Tensors(*(a[:48] for a in data())),
-        valid=Tensors(*(a[48:] for a in data())),
-        metric=Metric("validation MSE", mse),
-        target=0.5,
-        batch_size=8,
-        steps=40,
-        num_evals=4,
-    )
+    fields = {
+        "name": "small",
+        "summary": "linear regression",
+        "model": lambda: nn.Linear(4, 1),
+        "loss": mse,
+        "train": Tensors(*(a[:48] for a in data())),
+        "valid": Tensors(*(a[48:] for a in data())),
+        "metric": Metric("validation MSE", mse),
+        "target": 0.5,
+        "batch_size": 8,
+        "steps": 40,
+        "num_evals": 4,
+    }
     return Task(**{**fields, **changes})
 
 
