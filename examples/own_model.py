@@ -18,7 +18,9 @@ HELD_OUT = 300  # validation examples; never trained on
 class Net(nn.Module):
     def __init__(self):
         super().__init__()
-        self.body = nn.Sequential(nn.Linear(NUM_FEATURES, 64), nn.GELU(), nn.Linear(64, 64), nn.GELU(), nn.Linear(64, 1))
+        self.body = nn.Sequential(
+            nn.Linear(NUM_FEATURES, 64), nn.GELU(), nn.Linear(64, 64), nn.GELU(), nn.Linear(64, 1)
+        )
 
     def forward(self, x):
         return self.body(x).squeeze(1)

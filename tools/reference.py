@@ -1,4 +1,4 @@
-"""Write docs/methods/*.md from the registry: ``make docs``. A test checks that the pages are up to date."""
+"""Write docs/methods/*.md and the type stub of fallline.optim from the registry: ``make docs``. A test checks that they are fresh."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from pathlib import Path
 import fallline
 from fallline.core.method import Method
 
-HOME = Path(__file__).parent.parent / "docs" / "methods"
+ROOT = Path(__file__).parent.parent
+HOME, STUB = ROOT / "docs" / "methods", ROOT / "src" / "fallline" / "optim.pyi"
 
 
 def page(entry: Method) -> str:
@@ -64,9 +65,46 @@ def _markdown(doc: str) -> str:
     return re.sub(r":math:`([^`]*)`", r"$\1$", doc).replace("``", "`").strip()
 
 
+def stub() -> str:
+    """The signatures of the drop-in classes, for editors and type checkers: the classes themselves are made at run time."""
+    lines = [
+        "# Written by `make docs` from the registry.",
+        "from typing import Any, ClassVar",
+        "",
+        "from fallline.core.execute import Fuse",
+        "from fallline.core.method import Method",
+        "from fallline.core.optimizer import Alias, Optimizer",
+        "from fallline.core.types import Hyper",
+        "",
+        "def aliases_of(entry: Method) -> dict[str, Alias]: ...",
+        "",
+        "class DropIn(Optimizer):",
+        "    method: ClassVar[Method]",
+    ]
+    for entry in sorted(fallline.METHODS.values(), key=lambda m: m.label):
+        cls = getattr(fallline.optim, entry.label)
+        lines += ["", f"class {entry.label}(DropIn):", "    def __init__("]
+        lines += ["        self,", "        params: Any,"]
+        for argument in list(cls.__signature__.parameters.values())[1:]:
+            if argument.name == "maximize":
+                lines.append("        *,")
+            lines.append(f"        {argument.name}: {_type(entry, argument.name, argument.default)} = ...,")
+        lines.append("    ) -> None: ...")
+    return "\n".join([*lines, ""])
+
+
+def _type(entry: Method, name: str, default: object) -> str:
+    if name == "fuse":
+        return "Fuse"
+    if isinstance(default, tuple):
+        return f"tuple[{', '.join(['Hyper'] * len(default))}]"
+    return type(default).__name__ if name == "maximize" or name in entry.options else "Hyper"
+
+
 def pages() -> dict[Path, str]:
-    """Every page by path."""
-    return {HOME / f"{name}.md": page(m) for name, m in fallline.METHODS.items()} | {HOME / "README.md": index()}
+    """Every generated file by path."""
+    written = {HOME / f"{name}.md": page(m) for name, m in fallline.METHODS.items()}
+    return written | {HOME / "README.md": index(), STUB: stub()}
 
 
 if __name__ == "__main__":

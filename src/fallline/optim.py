@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import fallline.methods  # noqa: F401 (fills the registry)
-from fallline.core.errors import InvalidTypeError
+from fallline.core.errors import InvalidTypeError, unknown
 from fallline.core.method import METHODS, Method
 from fallline.core.optimizer import Alias, Optimizer
 
@@ -74,3 +74,7 @@ def _drop_in(entry: Method) -> type[DropIn]:
 
 for _entry in METHODS.values():
     globals()[_entry.label] = _drop_in(_entry)
+
+
+def __getattr__(name: str) -> Any:
+    raise AttributeError(str(unknown("optimizer class", name, __all__)))
