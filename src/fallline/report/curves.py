@@ -1,0 +1,105 @@
+"""Learning curves: the median over fresh seeds, the band from the worst seed to the best, and the target."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from fallline.report.axes import limits, set_metric_axis, spread_apart, wants_log
+from fallline.report.palette import ROLES, Look
+from fallline.report.schema import Method, Task
+from fallline.report.svg import drawing, figure, inline
+from fallline.report.words import number
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["Band", "band", "draw_curves"]
+
+WIDTH, HEIGHT = 520, 330
+
+
+@dataclass(frozen=True)
+class Band:
+    """One method over seeds, at each step of the evaluation grid.
+
+    A diverged seed counts as worse than every other: it enters the median, not the band. The median is absent where
+    half of the seeds or more have diverged.
+    """
+
+    steps: list[float]
+    median: list[float | None]
+    low: list[float]
+    high: list[float]
+
+
+def band(method: Method, minimize: bool) -> Band:
+    """Median, minimum and maximum of the metric over the method's fresh seeds."""
+    at: dict[float, list[float]] = {}
+    for run in method.runs:
+        for step, value in zip(run.steps, run.metric, strict=False):
+            if value is not None:
+                at.setdefault(step, []).append(value)
+    steps = sorted(at)
+    worst = math.inf if minimize else -math.inf
+    medians = [statistics.median([*at[s], *[worst] * (len(method.runs) - len(at[s]))]) for s in steps]
+    return Band(
+        steps,
+        [m if math.isfinite(m) else None for m in medians],
+        [min(at[s]) for s in steps],
+        [max(at[s]) for s in steps],
+    )
+
+
+def draw_curves(task: Task, styles: dict[str, Look], prefix: str) -> str | None:
+    """The figure as SVG, or None before any fresh seed has run."""
+    bands = {m.name: band(m, task.metric.minimize) for m in task.methods if m.runs}
+    bands = {name: b for name, b in bands.items() if b.steps}
+    if not bands:
+        return None
+    shown = [x for b in bands.values() for x in [*b.low, *b.high]]
+    log = wants_log([x for b in bands.values() for x in b.median if x is not None] or shown) and min(shown) > 0
+    aims = [task.target] if task.target is not None and (task.target > 0 or not log) else []
+    ends = limits([*shown, *aims], log)
+    margin = min(150.0, 20 + 6.4 * max(map(len, bands)))
+    with drawing():
+        fig, axes = figure(WIDTH, HEIGHT, left=52, right=margin, top=26, bottom=40)
+        last = max(b.steps[-1] for b in bands.values())
+        axes.set_xlim(0, last)
+        set_metric_axis(axes, "y", log, ends)
+        axes.set_xlabel("training step")
+        axes.set_title(task.metric.label, color=ROLES["soft"])
+        fade = 0.16 if len(bands) <= 4 else 0.07
+        for name, b in bands.items():
+            look = styles[name]
+            axes.fill_between(b.steps, b.low, b.high, color=look.colour, alpha=fade, linewidth=0, zorder=1)
+            axes.plot(
+                b.steps, [math.nan if m is None else m for m in b.median], color=look.colour, linestyle=look.dash,
+                linewidth=1.6, marker=look.marker, markersize=3.6, markevery=max(1, len(b.steps) // 6), zorder=3,
+            )  # fmt: skip
+        if aims:
+            axes.axhline(aims[0], color=ROLES["target"], linewidth=0.9, linestyle=(0, (2, 2)), zorder=2)
+            axes.annotate(
+                f"target {number(aims[0])}", (0, aims[0]), xycoords=axes.get_yaxis_transform(), xytext=(4, 3),
+                textcoords="offset points", color=ROLES["soft"], fontsize=9.5,
+            )  # fmt: skip
+        _label(axes, bands, styles)
+        aim = "" if task.target is None else f" Target {number(task.target)}."
+        parts = [f"{name} ends at {number(b.median[-1], 4)}" for name, b in bands.items() if b.median[-1] is not None]
+        text = f"Learning curves on {task.name}: {task.metric.label} against the training step. {'; '.join(parts)}.{aim}"
+        return inline(fig, prefix, text)
+
+
+def _label(axes: Axes, bands: dict[str, Band], styles: dict[str, Look]) -> None:
+    """Each name at the right end of its curve, in its colour, with a thin leader to where the curve ends."""
+    ends = [next((m for m in reversed(b.median) if m is not None), b.high[-1]) for b in bands.values()]
+    box = axes.bbox
+    wanted = [axes.transData.transform((1.0, y))[1] - box.y0 for y in ends]
+    placed = spread_apart(wanted, 13.0, 2, box.height)
+    for name, start, end in zip(bands, wanted, placed, strict=True):
+        heights = [start / box.height, end / box.height]
+        colour = styles[name].colour
+        axes.plot([1.006, 1.024], heights, transform=axes.transAxes, clip_on=False, color=colour, linewidth=0.7)
+        axes.text(1.03, heights[1], name, color=colour, va="center", transform=axes.transAxes)

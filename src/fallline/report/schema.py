@@ -1,0 +1,288 @@
+"""What a study's results.json holds (schema 1), checked before anything is drawn or written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+import fallline
+from fallline.core.errors import FalllineError
+
+__all__ = ["SCHEMA", "Comparison", "Interval", "Method", "Results", "Run", "Task", "Trial", "check"]
+
+SCHEMA = 1
+
+
+class Part(BaseModel):
+    """A frozen piece of the results; unknown keys are kept, NaN and infinity are refused."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="allow", allow_inf_nan=False)
+
+
+Hyper = dict[str, float | bool | str | None]
+
+
+class Interval(Part):
+    """An estimate with its 95 % confidence interval."""
+
+    estimate: float
+    low: float | None
+    high: float | None
+
+
+class Spread(Part):
+    """A median over seeds with its 95 % confidence interval."""
+
+    median: float
+    low: float | None
+    high: float | None
+
+
+class Budget(Part):
+    name: str
+    trials: int
+    step_fraction: float
+    tuned_hyperparameters: int | str | list[str]
+
+
+class Counts(Part):
+    planned: int
+    done: int
+    diverged: int
+    failed: int
+
+
+class Study(Part):
+    id: str
+    command: str
+    resume: str
+    budget: Budget
+    tuning_seed: int
+    seeds: list[int]
+    complete: bool
+    runs: Counts
+    started: str | None
+    finished: str | None
+    total_seconds: float | None
+
+
+class Rule(Part):
+    rule: str
+    setting: str
+
+
+class Metric(Part):
+    name: str
+    unit: str
+    minimize: bool
+
+    @property
+    def label(self) -> str:
+        return f"{self.name} [{self.unit}]" if self.unit else self.name
+
+
+class Data(Part):
+    name: str
+    licence: str
+    origin: str
+    sha256: str
+    synthetic: bool
+
+
+class Paper(Part):
+    title: str | None = None
+    arxiv: str | None = None
+    doi: str | None = None
+    year: int | None = None
+    source: str | None = None
+
+    @property
+    def identifier(self) -> str:
+        """As ``arXiv:1412.6980``, else the DOI, else the source in words, else nothing."""
+        if self.arxiv:
+            return f"arXiv:{self.arxiv}"
+        return f"doi:{self.doi}" if self.doi else self.source or ""
+
+
+class Trial(Part):
+    """One design point trained on the tuning seed."""
+
+    run: str
+    point: int
+    hyper: Hyper
+    status: str
+    final: float | None
+    command: str
+
+
+class Edge(Part):
+    """A tuned value beyond which nothing was tried, and the option that widens the space there."""
+
+    name: str
+    side: Literal["low", "high"]
+    value: float
+    range: str
+    widen: str
+
+
+class Best(Part):
+    run: str
+    hyper: Hyper
+    edges: list[Edge]
+
+
+class Hit(Part):
+    steps: float
+    samples: float | None = None
+    gradient_evaluations: float | None = None
+    seconds: float | None = None
+
+
+class Run(Part):
+    """The best point trained on one fresh seed; ``metric`` is taken at ``steps``."""
+
+    run: str
+    seed: int
+    status: str
+    final: float | None
+    steps: list[float]
+    metric: list[float | None]
+    train_loss: list[float | None]
+    to_target: Hit | None
+    train_seconds: float | None
+    step_ms: float | None
+    optimizer_ms: float | None
+    command: str
+
+
+class Final(Part):
+    """The final metric over seeds; ``low`` and ``high`` are the 95 % interval of the mean."""
+
+    n: int
+    mean: float | None
+    median: float | None
+    low: float | None
+    high: float | None
+    sd: float | None
+    diverged: int
+
+
+class Ratio(Part):
+    steps: Interval | None = None
+    seconds: Interval | None = None
+
+
+class ToTarget(Part):
+    reached: int
+    of: int
+    steps: Spread | None
+    samples: Spread | None = None
+    gradient_evaluations: Spread | None = None
+    seconds: Spread | None = None
+    ratio_to_adamw: Ratio | None = None
+
+
+class Cost(Part):
+    step_ms: float | None
+    optimizer_ms: float | None
+    state_bytes_per_parameter: float | None
+
+
+class Method(Part):
+    name: str
+    label: str
+    summary: str
+    family: str
+    baseline: bool
+    paper: Paper | None
+    reach: str | int
+    state_bytes_per_parameter: float | None
+    space: dict[str, str]
+    tuned: list[str]
+    fixed: Hyper
+    trials: list[Trial]
+    best: Best | None
+    runs: list[Run]
+    final: Final | None
+    to_target: ToTarget | None
+    cost: Cost | None
+
+
+class Comparison(Part):
+    """Two methods on the same seeds; ``difference`` is a minus b in the metric."""
+
+    a: str
+    b: str
+    difference: Interval | None
+    p: float | None
+    p_holm: float | None
+    smallest_p: float | None
+    told_apart: bool
+    better: str | None
+    wins: list[float]
+    n: int
+    seeds_needed: int | None
+    text: str
+
+
+class Verdict(Part):
+    kind: Literal["winner", "group", "cannot tell"]
+    best: list[str]
+    sentences: list[str]
+    warnings: list[str]
+
+
+class Task(Part):
+    name: str
+    summary: str
+    parameters: int
+    batch_size: int
+    steps: int
+    eval_every: float | None
+    metric: Metric
+    target: float | None
+    target_note: str | None
+    data: list[Data]
+    methods: list[Method]
+    comparisons: list[Comparison]
+    verdict: Verdict
+
+
+class Results(Part):
+    fallline: str
+    study: Study
+    protocol: list[Rule]
+    environment: dict[str, Any]
+    tasks: list[Task]
+
+
+def check(results: Mapping[str, Any]) -> Results:
+    """Read the results of a study. Raises FalllineError for another schema, and names the first field that is wrong."""
+    if not isinstance(results, Mapping) or "schema" not in results:
+        raise FalllineError(
+            f"{type(results).__name__} without a 'schema' entry is no study's results. Expected the contents of a "
+            f"results.json. Pass json.load() of that file, or run the study again."
+        )
+    if results["schema"] != SCHEMA:
+        made_by = results.get("fallline", "an unknown version")
+        raise FalllineError(
+            f"These results have schema {results['schema']!r}, written by fallline {made_by}. Expected schema {SCHEMA}, "
+            f"which fallline {fallline.__version__} reads. Use the version that wrote them, or run the study again."
+        )
+    try:
+        return Results.model_validate(results)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip(".")
+        seen = "missing" if first["type"] == "missing" else _short(first["input"])
+        raise FalllineError(
+            f"The results are malformed: {where} is {seen}. Expected: {first['msg']}. "
+            f"Do not edit results.json; run the study's command again to rebuild it."
+        ) from None
+
+
+def _short(value: object, limit: int = 60) -> str:
+    text = repr(value)
+    return text if len(text) <= limit else text[: limit - 3] + "..."

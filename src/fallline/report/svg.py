@@ -1,0 +1,115 @@
+"""From a matplotlib figure to a small inline SVG that takes its colours and font from the page.
+
+Only the object-oriented interface of matplotlib is used, and only inside functions, so importing this costs nothing and
+leaves a user's pyplot state alone.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from html import escape
+from typing import TYPE_CHECKING
+
+from fallline.report.palette import ROLES, VARIABLES
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["drawing", "figure", "inline"]
+
+STYLE = {
+    "font.family": ["DejaVu Sans"],  # shipped with matplotlib: the layout is the same on every machine
+    "font.size": 10.5,
+    "text.parse_math": False,  # a name with dollar signs is a name
+    "text.color": ROLES["ink"],
+    "axes.titlesize": 10.5,
+    "axes.titlelocation": "left",
+    "axes.labelsize": 10.5,
+    "axes.labelcolor": ROLES["soft"],
+    "axes.edgecolor": ROLES["soft"],
+    "axes.facecolor": "none",
+    "axes.linewidth": 0.7,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.unicode_minus": True,
+    "axes.formatter.useoffset": False,
+    "axes.formatter.use_mathtext": False,
+    "figure.facecolor": "none",
+    "figure.dpi": 72,  # one unit of the drawing is one pixel of the page
+    "savefig.facecolor": "none",
+    "xtick.color": ROLES["soft"],
+    "ytick.color": ROLES["soft"],
+    "xtick.labelsize": 9.5,
+    "ytick.labelsize": 9.5,
+    "xtick.major.width": 0.7,
+    "ytick.major.width": 0.7,
+    "xtick.minor.width": 0.5,
+    "ytick.minor.width": 0.5,
+    "xtick.major.size": 3.5,
+    "ytick.major.size": 3.5,
+    "xtick.minor.size": 2,
+    "ytick.minor.size": 2,
+    "lines.solid_capstyle": "round",
+    "svg.fonttype": "none",
+    "svg.hashsalt": "fallline",
+    "path.simplify_threshold": 0.2,
+}
+
+
+@contextmanager
+def drawing() -> Iterator[None]:
+    """The style of the report's figures, whatever the user's matplotlibrc says; restored afterwards."""
+    import matplotlib
+
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(STYLE)
+        yield
+
+
+def figure(width: float, height: float, **margins: float) -> tuple[Figure, Axes]:
+    """A figure of that many pixels with one pair of axes; margins in pixels: left, right, top, bottom."""
+    from matplotlib.figure import Figure
+
+    fig = Figure(figsize=(width / 72, height / 72))
+    left, right, top, bottom = (margins.get(side, 12) for side in ("left", "right", "top", "bottom"))
+    box = (left / width, bottom / height, (width - left - right) / width, (height - top - bottom) / height)
+    return fig, fig.add_axes(box)
+
+
+def inline(fig: Figure, prefix: str, label: str) -> str:
+    """The figure as one ``<svg>`` element: named for screen readers, its ids starting with ``prefix``."""
+    buffer = io.StringIO()
+    fig.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<!--.*?-->|<metadata>.*?</metadata>|<style.*?</style>", "", text, flags=re.DOTALL)
+    text = _rename_ids(text, prefix)
+    text = re.sub(r" font-family: [^;\"]*;| transform=\"rotate\(-?0 [^\"]*\"|<defs></defs>", "", text)
+    text = re.sub(r'\b(d|x|y|transform|width|height)="([^"]*)"', _round_coordinates, text)
+    text = re.sub(r"#0[ab]00[0-9a-f]{2}", lambda m: VARIABLES.get(m[0], m[0]), text)
+    text = re.sub(r">\s+<", "><", text).replace("\n", " ")
+    width, height = (round(72 * side) for side in fig.get_size_inches())
+    opening = (
+        f'<svg viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img" '
+        f'aria-label="{escape(label, quote=True)}" focusable="false">'
+    )
+    return opening + text[text.index(">") + 1 :].strip()
+
+
+def _rename_ids(text: str, prefix: str) -> str:
+    """Drop ids that nothing refers to; number the others after the prefix, so that figures share a page."""
+    used = dict.fromkeys(re.findall(r'(?:href="#|url\(#)([^")]+)', text))
+    names = {old: f"{prefix}-{i}" for i, old in enumerate(used)}
+    text = re.sub(r' id="([^"]*)"', lambda m: f' id="{names[m[1]]}"' if m[1] in names else "", text)
+    text = re.sub(r'(?:xlink:)?href="#([^"]+)"', lambda m: f'href="#{names[m[1]]}"', text)
+    return re.sub(r"url\(#([^)]+)\)", lambda m: f"url(#{names[m[1]]})", text)
+
+
+def _round_coordinates(match: re.Match[str]) -> str:
+    body = re.sub(r"-?\d+\.\d+", lambda m: f"{float(m[0]):.2f}".rstrip("0").rstrip("."), match[2])
+    return f'{match[1]}="{" ".join(body.split())}"'
