@@ -39,7 +39,10 @@ def test_help_is_quick_because_torch_stays_out():
         (["compare", "digits-mlp", "--methods", "adamv"], "Unknown method 'adamv'. Did you mean adam"),
         (["compare", "digits-mlp", "--budget", "quik"], "--budget"),
         (["compare", "digits-mlp", "--seedz", "3"], "Did you mean --seeds"),
-        (["compare", "digits-mlp", "--space", "adamw.lrr=1e-3..1"], "Unknown hyperparameter of adamw 'lrr'. Did you mean lr"),
+        (
+            ["compare", "digits-mlp", "--space", "adamw.lrr=1e-3..1"],
+            "Unknown hyperparameter of adamw 'lrr'. Did you mean lr",
+        ),
         (["compare", "digits-mlp", "--space", "adamw=1..2"], "Expected METHOD.NAME=LOW..HIGH"),
         (["compare", "digits-mlp", "--space", "adamw.lr=fast"], "'fast' is not a range"),
         (["compare", "nowhere:make_task"], "nowhere"),
@@ -141,7 +144,10 @@ def test_the_demo_end_to_end_killed_and_resumed(tmp_path):
     assert result.returncode == 0, result.stderr
     assert kept >= 20
     results = json.loads((tmp_path / "demo" / "results.json").read_text())
-    assert results["study"]["runs"] == {"planned": 90, "done": 90, "diverged": 0, "failed": 0} or results["study"]["runs"]["diverged"] > 0
+    assert (
+        results["study"]["runs"] == {"planned": 90, "done": 90, "diverged": 0, "failed": 0}
+        or results["study"]["runs"]["diverged"] > 0
+    )
     verdicts = {t["name"]: t["verdict"]["kind"] for t in results["tasks"]}
     assert verdicts["deep-autoencoder"] in ("winner", "group"), "the methods differ clearly on this task"
     html = (tmp_path / "demo" / "report.html").read_text()
