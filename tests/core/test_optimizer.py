@@ -27,7 +27,7 @@ def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> flo
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    return float(loss)
+    return float(loss.detach())
 
 
 def test_it_is_a_torch_optimizer_and_trains():

@@ -173,11 +173,11 @@ def run_study(
     """
     if num_workers < 1:
         raise FalllineError(f"{num_workers} workers cannot train. Expected at least 1. Pass --workers 2.")
+    tasks = {name: load(name) for name in spec.tasks}
+    for task in tasks.values():
+        task.check()
     check_writable(folder)
     with _exclusive(folder), Store(folder, asdict(spec)) as store:
-        tasks = {name: load(name) for name in spec.tasks}
-        for task in tasks.values():
-            task.check()
         load_start = environment.load_average()
         with _signals(folder), Workers(tasks, num_workers) as workers:
             _Execution(spec, tasks, store, workers, progress).run()
