@@ -16,7 +16,7 @@ def sentence(c: Row, task: str, unit: str) -> str:
     k, n = c["wins"]
     if c["told_apart"]:
         other = c["b"] if c["better"] == c["a"] else c["a"]
-        size = f" by {_amount(abs(c['difference']['estimate']), unit)}" if c["difference"] else ""
+        size = f" by {_difference(c, unit)}" if c["difference"] else ""
         return (
             f"{c['better']} is better than {other} on {task}{size}, in {k} of {n} seeds (Holm p = {c['p_holm']:.2g})."
         )
@@ -32,7 +32,7 @@ def sentence(c: Row, task: str, unit: str) -> str:
     text = f"{c['a']} and {c['b']} cannot be told apart on {task} with {n} seeds (Holm p = {c['p_holm']:.2g})"
     if c["seeds_needed"] is None or c["difference"] is None:
         return text + "."
-    return f"{text}; about {c['seeds_needed']} seeds would be needed for a difference of {_amount(abs(c['difference']['estimate']), unit)}."
+    return f"{text}; about {c['seeds_needed']} seeds would be needed for a difference of {_difference(c, unit)}."
 
 
 def verdict(task: Row, num_seeds: int, command: str) -> dict[str, Any]:
@@ -120,6 +120,11 @@ def _cost(m: Row, minimize: bool) -> tuple[float, float]:
     final = m["final"]
     middle = final["mean"] if final["mean"] is not None else final["median"]
     return final["diverged"], math.inf if middle is None else middle if minimize else -middle
+
+
+def _difference(c: Row, unit: str) -> str:
+    """The size of a difference; percentages differ by points."""
+    return _amount(float(f"{abs(c['difference']['estimate']):.2g}"), "points" if unit == "%" else unit)
 
 
 def _amount(value: float, unit: str) -> str:

@@ -76,7 +76,8 @@ class Coordinate:
         axes.set_xlim(*(reversed(ends) if self.falling else ends))
         axes.axvspan(*inside, color=ROLES["shade"], linewidth=0, zorder=0)
         if self.range.scale != "linear":
-            axes.xaxis.set_major_locator(ticker.LogLocator(numticks=6))
+            subs = [1.0, 2.0, 5.0] if ends[1] / ends[0] < 100 else [1.0]
+            axes.xaxis.set_major_locator(ticker.LogLocator(subs=subs, numticks=7))
             axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda x, _: hyper(float(f"{x:.6g}"))))
             axes.xaxis.set_minor_locator(ticker.LogLocator(subs=range(1, 10), numticks=12))
             axes.xaxis.set_minor_formatter(ticker.NullFormatter())

@@ -63,9 +63,10 @@ def draw_curves(task: Task, styles: dict[str, Look], prefix: str) -> str | None:
     log = wants_log([x for b in bands.values() for x in b.median if x is not None] or shown) and min(shown) > 0
     aims = [task.target] if task.target is not None and (task.target > 0 or not log) else []
     ends = limits([*shown, *aims], log)
-    margin = min(150.0, 20 + 6.4 * max(map(len, bands)))
+    margin = min(150.0, 20 + 6.4 * max(map(len, [*bands, "target"])))
     with drawing():
-        fig, axes = figure(WIDTH, HEIGHT, left=52, right=margin, top=26, bottom=40)
+        height = max(HEIGHT, 80 + 14 * len(bands))
+        fig, axes = figure(WIDTH, height, left=52, right=margin, top=26, bottom=40)
         last = max(b.steps[-1] for b in bands.values())
         axes.set_xlim(0, last)
         set_metric_axis(axes, "y", log, ends)
@@ -81,25 +82,25 @@ def draw_curves(task: Task, styles: dict[str, Look], prefix: str) -> str | None:
             )  # fmt: skip
         if aims:
             axes.axhline(aims[0], color=ROLES["target"], linewidth=0.9, linestyle=(0, (2, 2)), zorder=2)
-            axes.annotate(
-                f"target {number(aims[0])}", (0, aims[0]), xycoords=axes.get_yaxis_transform(), xytext=(4, 3),
-                textcoords="offset points", color=ROLES["soft"], fontsize=9.5,
-            )  # fmt: skip
-        _label(axes, bands, styles)
+        ended = {name: (_end(b), styles[name].colour) for name, b in bands.items()}
+        _label(axes, ended | {"target": (aim, ROLES["target"]) for aim in aims})
         aim = "" if task.target is None else f" Target {number(task.target)}."
         parts = [f"{name} ends at {number(b.median[-1], 4)}" for name, b in bands.items() if b.median[-1] is not None]
         text = f"Learning curves on {task.name}: {task.metric.label} against the training step. {'; '.join(parts)}.{aim}"
         return inline(fig, prefix, text)
 
 
-def _label(axes: Axes, bands: dict[str, Band], styles: dict[str, Look]) -> None:
+def _end(b: Band) -> float:
+    """Where the curve ends: its last median, or its last value where no median is left."""
+    return next((m for m in reversed(b.median) if m is not None), b.high[-1])
+
+
+def _label(axes: Axes, ends: dict[str, tuple[float, str]]) -> None:
     """Each name at the right end of its curve, in its colour, with a thin leader to where the curve ends."""
-    ends = [next((m for m in reversed(b.median) if m is not None), b.high[-1]) for b in bands.values()]
     box = axes.bbox
-    wanted = [axes.transData.transform((1.0, y))[1] - box.y0 for y in ends]
+    wanted = [axes.transData.transform((1.0, y))[1] - box.y0 for y, _ in ends.values()]
     placed = spread_apart(wanted, 13.0, 2, box.height)
-    for name, start, end in zip(bands, wanted, placed, strict=True):
+    for (name, (_, colour)), start, end in zip(ends.items(), wanted, placed, strict=True):
         heights = [start / box.height, end / box.height]
-        colour = styles[name].colour
         axes.plot([1.006, 1.024], heights, transform=axes.transAxes, clip_on=False, color=colour, linewidth=0.7)
         axes.text(1.03, heights[1], name, color=colour, va="center", transform=axes.transAxes)

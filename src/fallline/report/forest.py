@@ -35,9 +35,10 @@ def draw_forest(task: Task, styles: dict[str, Look], prefix: str) -> str | None:
         return None
     log = wants_log(shown)
     margin = min(150.0, 20 + 6.4 * max(len(m.name) for m in methods))
+    lost = any(r.final is None for m in methods for r in m.runs)
     height = 62 + ROW * len(methods)
     with drawing():
-        fig, axes = figure(WIDTH, height, left=margin, right=16, top=26, bottom=36)
+        fig, axes = figure(WIDTH, height, left=margin, right=92 if lost else 16, top=26, bottom=36)
         axes.set_ylim(len(methods) - 0.5, -0.5)
         set_metric_axis(axes, "x", log, limits(shown, log))
         axes.set_yticks([])
@@ -69,8 +70,7 @@ def _row(axes, row: int, m: Method, finals: list[float], look: Look) -> None:  #
         )  # fmt: skip
     lost = len(m.runs) - len(finals)
     if lost:
-        axes.text(0.995, row, f"× {lost} of {len(m.runs)} diverged", color=ROLES["bad"], ha="right", va="center",
-                  fontsize=9.5, transform=place)  # fmt: skip
+        axes.text(1.01, row, f"× {lost} diverged", color=ROLES["bad"], va="center", fontsize=9.5, transform=place)
 
 
 def _words(task: Task, methods: list[Method]) -> str:

@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from fallline.report import words
@@ -97,8 +98,11 @@ class View:
         return _safe(draw_curves(self.task, self.styles, f"{self.id}-curves"))
 
     @cached_property
-    def panels(self) -> list[Panel]:
-        return draw_sensitivity(self.task, self.styles, f"{self.id}-tuning")
+    def panels(self) -> list[list[Panel]]:
+        """The panels of the sensitivity figure: a row per method, or one row for all where each has a single panel."""
+        panels = draw_sensitivity(self.task, self.styles, f"{self.id}-tuning")
+        rows = [list(row) for _, row in groupby(panels, key=lambda panel: panel.method)]
+        return rows if any(len(row) > 1 for row in rows) else [panels] if panels else []
 
     @cached_property
     def seeds(self) -> list[int]:
@@ -122,12 +126,12 @@ class View:
         return run.status if run.final is None else quantity(run.final, 4)
 
     def ratio(self, m: Method, what: str) -> str:
-        """A method's time to target as a multiple of tuned AdamW's."""
+        """A second line with the method's time to target as a multiple of tuned AdamW's; nothing where there is none."""
         ratio = getattr(m.to_target.ratio_to_adamw, what, None) if m.to_target else None
         if m.name == "adamw" or ratio is None:
-            return "1" if m.name == "adamw" and ratio is not None else words.ABSENT
+            return ""
         x, low, high = (quantity(v, 2) for v in (ratio.estimate, ratio.low, ratio.high))
-        return markup("{}× <span class='ci'>[{}, {}]</span>", x, low, high)
+        return markup("<span class='ref'>{}× [{}, {}]</span>", x, low, high)
 
     def share(self, m: Method) -> str:
         """A bar: the step's time against the task's slowest method, the optimizer's part in colour."""
@@ -223,6 +227,7 @@ def environment() -> Environment:
     )
     found.filters |= {
         "num": quantity,
+        "brief": lambda x, digits=3: words.ABSENT if x is None else _datum(x, words.brief(x, digits)),
         "interval": _interval,
         "p": _probability,
         "count": words.count,

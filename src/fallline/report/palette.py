@@ -6,6 +6,7 @@ in their place, so that a figure follows the page from light to dark.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +20,7 @@ VARIABLES = {colour: f"var(--c{i})" for i, colour in enumerate(SLOTS)} | {c: f"v
 
 MARKERS = ["o", "s", "^", "D", "v", "P", "X", "h"]
 DASHES: list[Any] = ["-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)), (0, (3, 1.2))]
-RESERVED = ["adamw", "nesterov"]
+OWN = ["adamw", "nesterov", "lion", "sgd", "adam", "lamb", "rmsprop", "adagrad"]  # the same colour in every report
 
 
 @dataclass(frozen=True)
@@ -33,12 +34,14 @@ class Look:
 
 
 def looks(names: Iterable[str]) -> dict[str, Look]:
-    """A look for every method: the baselines always the same, the others in alphabetical order.
+    """A look for every method: well-known ones always the same, the others what is free, in alphabetical order.
 
     Colours return after eight methods, but no two of 40 share colour and dash.
     """
-    others = sorted(set(names) - set(RESERVED))
-    return {name: _look(i) for i, name in enumerate([*RESERVED, *others])}
+    names = set(names)
+    places = {name: OWN.index(name) for name in names if name in OWN}
+    free = (i for i in itertools.count() if i not in places.values())
+    return {name: _look(i) for name, i in {**places, **dict(zip(sorted(names - set(OWN)), free, strict=False))}.items()}
 
 
 def _look(i: int) -> Look:

@@ -66,5 +66,5 @@ def _cells(task: Task, m: Method) -> list[str]:
     spread = words.ABSENT if m.final.low is None else f"{low} to {high}"
     hit = m.to_target
     reached = words.ABSENT if hit is None else f"{hit.reached}/{hit.of}"
-    steps = "never" if hit is None or hit.steps is None else words.number(hit.steps.median, 3)
+    steps = "never" if hit is None or hit.steps is None else words.brief(hit.steps.median, 4)
     return [name, middle, spread, reached, steps, cost, best]

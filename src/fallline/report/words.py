@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 
-__all__ = ["ABSENT", "count", "duration", "exact", "factor", "hyper", "hypers", "interval", "number", "probability"]
+__all__ = ["ABSENT", "brief", "count", "duration", "exact", "factor", "hyper", "hypers", "interval", "number", "probability"]
 
 ABSENT = "–"
 
@@ -20,6 +20,12 @@ def number(x: float | None, digits: int = 3) -> str:
     if exponent < -4 or exponent > 7:
         return _minus(_exponent(f"{x:.{digits - 1}e}"))
     return _fixed(x, max(0, digits - 1 - exponent))
+
+
+def brief(x: float | None, digits: int = 3) -> str:
+    """``number`` without trailing zeros: for targets, steps and bytes, which are often round."""
+    text = number(x, digits)
+    return text.rstrip("0").rstrip(".") if "." in text and "e" not in text else text
 
 
 def interval(x: float | None, low: float | None, high: float | None) -> tuple[str, str, str]:
@@ -39,9 +45,7 @@ def hyper(value: float | bool | str | None) -> str:
         return ABSENT
     if isinstance(value, bool | str):
         return str(value)
-    if value == round(value, 6) and abs(value) < 1e6:
-        return _exponent(f"{value:g}")
-    return _exponent(f"{value:.3g}")
+    return _exponent(f"{value:.3g}" if abs(value) < 1000 else f"{value:.6g}")
 
 
 def hypers(values: dict[str, float | bool | str | None]) -> str:
@@ -73,7 +77,7 @@ def duration(seconds: float | None) -> str:
     if seconds is None:
         return ABSENT
     if seconds < 60:
-        return f"{number(seconds, 2 if seconds < 10 else 2)} s"
+        return f"{number(seconds, 2)} s"
     whole = round(seconds)
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
