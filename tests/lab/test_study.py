@@ -23,7 +23,7 @@ def task(name="make_task"):
 
 
 def study(name="make_task", seeds=3, methods=("lion",)):
-    return make_spec([task(name)], methods, "quick", seeds, command="fallline compare small")
+    return make_spec([task(name)], methods, "quick", seeds)
 
 
 def stripped(x):
@@ -52,6 +52,13 @@ def test_a_study_has_equal_trials_fresh_seeds_and_a_verdict(tmp_path):
     json.dumps(results, allow_nan=False)
     initial = {(r["seed"], r["initial_parameters"]) for m in t["methods"] for r in m["runs"]}
     assert len(initial) == 3  # one per seed, shared by the methods
+
+
+def test_the_command_makes_the_same_study():
+    spec = make_spec(["digits-mlp"], ["lion"], "standard", 4, {"lion": {"lr": "0.5..0.6"}})
+    assert spec.command == (
+        "fallline compare digits-mlp --methods adamw,nesterov,lion --budget standard --seeds 4 --space lion.lr=0.5..0.6"
+    )
 
 
 def test_workers_and_repetition_do_not_change_the_numbers(tmp_path):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,11 +29,9 @@ def compare_and_report(
     folder: Path,
     ranges: Sequence[str],
     workers: int,
-    command: str = "",
 ) -> int:
     """Validate, run what is missing, print the verdict, write the report."""
-    command = command or "fallline " + " ".join(shlex.quote(a) for a in sys.argv[1:])
-    spec = make_spec(tasks, methods, budget, seeds, _spaces(ranges), command)
+    spec = make_spec(tasks, methods, budget, seeds, _spaces(ranges))
     return _run(spec, folder, workers)
 
 

@@ -28,7 +28,6 @@ class Budget:
 
 
 BUDGETS = {
-    "demo": Budget("demo", 8, 0.3, 1),
     "quick": Budget("quick", 8, 0.3, 1),
     "standard": Budget("standard", 16, 1.0, 2),
     "thorough": Budget("thorough", 32, 1.0, 3),

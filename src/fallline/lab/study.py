@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 import threading
 import time
@@ -45,7 +46,21 @@ class StudySpec:
     budget: str
     num_seeds: int
     spaces: Mapping[str, Mapping[str, str]]
-    command: str
+
+    @property
+    def command(self) -> str:
+        """The command that makes this study."""
+        tasks = " ".join(shlex.quote(t) for t in self.tasks)
+        ranges = [
+            f"--space {shlex.quote(f'{m}.{n}={r}')}" for m, space in self.spaces.items() for n, r in space.items()
+        ]
+        options = [
+            f"--methods {','.join(self.methods)}",
+            f"--budget {self.budget}",
+            f"--seeds {self.num_seeds}",
+            *ranges,
+        ]
+        return f"fallline compare {tasks} {' '.join(options)}"
 
     @property
     def plan(self) -> design.Budget:
@@ -92,7 +107,6 @@ def make_spec(
     budget: str = "quick",
     num_seeds: int | None = None,
     spaces: Mapping[str, Mapping[str, str]] | None = None,
-    command: str = "",
 ) -> StudySpec:
     """A validated specification: baselines added, names and ranges checked, the number of seeds chosen if not given.
 
@@ -123,7 +137,7 @@ def make_spec(
         for name, text in ranges.items():
             _check_range(method, name, text, design.BUDGETS[budget].num_tuned)
     seeds = num_seeds or default_num_seeds(len(chosen))
-    return StudySpec(tuple(dict.fromkeys(tasks)), chosen, budget, seeds, spaces, command)
+    return StudySpec(tuple(dict.fromkeys(tasks)), chosen, budget, seeds, spaces)
 
 
 def _check_range(method: str, name: str, text: str, num_tuned: int) -> None:
