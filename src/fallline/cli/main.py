@@ -57,16 +57,8 @@ def demo(*, out: Path = Path("fallline-demo"), workers: int = 2) -> int:
     """
     from fallline.cli.study import compare_and_report
 
-    return compare_and_report(
-        ["deep-autoencoder", "digits-mlp"],
-        ["adamw", "nesterov", "lion"],
-        "demo",
-        None,
-        out,
-        [],
-        workers,
-        "fallline demo",
-    )
+    tasks, methods = ["deep-autoencoder", "digits-mlp"], ["adamw", "nesterov", "lion"]
+    return compare_and_report(tasks, methods, "quick", None, out, [], workers)
 
 
 @app.command

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -59,8 +60,8 @@ def draw_curves(task: Task, styles: dict[str, Look], prefix: str) -> str | None:
     bands = {name: b for name, b in bands.items() if b.steps}
     if not bands:
         return None
-    shown = [x for b in bands.values() for x in [*b.low, *b.high]]
-    log = wants_log([x for b in bands.values() for x in b.median if x is not None] or shown) and min(shown) > 0
+    shown = _decisive(bands.values())
+    log = wants_log(shown) and all(min(b.low) > 0 for b in bands.values())
     aims = [task.target] if task.target is not None and (task.target > 0 or not log) else []
     ends = limits([*shown, *aims], log)
     margin = min(150.0, 20 + 6.4 * max(map(len, [*bands, "target"])))
@@ -83,11 +84,24 @@ def draw_curves(task: Task, styles: dict[str, Look], prefix: str) -> str | None:
         if aims:
             axes.axhline(aims[0], color=ROLES["target"], linewidth=0.9, linestyle=(0, (2, 2)), zorder=2)
         ended = {name: (_end(b), styles[name].colour) for name, b in bands.items()}
-        _label(axes, ended | {"target": (aim, ROLES["target"]) for aim in aims})
+        if aims:
+            ended["target"] = aims[0], ROLES["target"]
+        _label(axes, ended)
         aim = "" if task.target is None else f" Target {number(task.target)}."
         parts = [f"{name} ends at {number(b.median[-1], 4)}" for name, b in bands.items() if b.median[-1] is not None]
-        text = f"Learning curves on {task.name}: {task.metric.label} against the training step. {'; '.join(parts)}.{aim}"
+        text = (
+            f"Learning curves on {task.name}: {task.metric.label} against the training step. {'; '.join(parts)}.{aim}"
+        )
         return inline(fig, prefix, text)
+
+
+def _decisive(bands: Iterable[Band]) -> list[float]:
+    """The values that set the axis: medians, and the bands of the second half; a spike of one seed may leave the frame."""
+    out: list[float] = []
+    for b in bands:
+        half = len(b.steps) // 2
+        out += [*(m for m in b.median if m is not None), *b.low[half:], *b.high[half:]]
+    return out
 
 
 def _end(b: Band) -> float:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from fallline.report.axes import limits, set_metric_axis, wants_log
 from fallline.report.palette import ROLES, Look
 from fallline.report.schema import Method, Task
 from fallline.report.svg import drawing, figure, inline
 from fallline.report.words import interval
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 __all__ = ["draw_forest", "ranked"]
 
@@ -53,7 +58,7 @@ def draw_forest(task: Task, styles: dict[str, Look], prefix: str) -> str | None:
         return inline(fig, prefix, _words(task, methods))
 
 
-def _row(axes, row: int, m: Method, finals: list[float], look: Look) -> None:  # type: ignore[no-untyped-def]
+def _row(axes: Axes, row: int, m: Method, finals: list[float], look: Look) -> None:
     """Name, interval, mean and seeds of one method."""
     place = axes.get_yaxis_transform()
     axes.text(-0.03, row, m.name, color=look.colour, ha="right", va="center", transform=place)

@@ -210,7 +210,7 @@ def _safe(svg: str | None) -> Markup | None:
 def _trusted(text: str) -> Markup:
     from markupsafe import Markup
 
-    return Markup(text)  # noqa: S704 (matplotlib escaped the texts in it)
+    return Markup(text)  # matplotlib has escaped the texts in it
 
 
 @lru_cache(maxsize=1)

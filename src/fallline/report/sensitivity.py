@@ -39,9 +39,7 @@ def draw_sensitivity(task: Task, styles: dict[str, Look], prefix: str) -> list[P
         ]
 
 
-def _panel(
-    task: Task, m: Method, name: str, look: Look, log: bool, ends: tuple[float, float], prefix: str
-) -> Panel:
+def _panel(task: Task, m: Method, name: str, look: Look, log: bool, ends: tuple[float, float], prefix: str) -> Panel:
     points = [(float(value), t) for t in m.trials if isinstance(value := t.hyper.get(name), int | float)]
     points.sort(key=lambda point: point[0])
     done = [(x, t.final) for x, t in points if t.final is not None]

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from html import escape
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fallline.report.palette import ROLES, VARIABLES
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["drawing", "figure", "inline"]
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.family": ["DejaVu Sans"],  # shipped with matplotlib: the layout is the same on every machine
     "font.size": 10.5,
     "text.parse_math": False,  # a name with dollar signs is a name

@@ -42,7 +42,15 @@ def _say(console: Console, sentence: str, style: str = "") -> None:
 def _table(task: Task, styled: bool) -> Table:
     table = Table(box=box.SIMPLE_HEAD if styled else None, pad_edge=False)
     metric = task.metric.name + (f" [{task.metric.unit}]" if task.metric.unit else "")
-    columns = ["method", f"final {metric}", "95 % interval", "reached", "steps to target", "optimizer ms", "best setting"]
+    columns = [
+        "method",
+        f"final {metric}",
+        "95 % interval",
+        "reached",
+        "steps to target",
+        "optimizer ms",
+        "best setting",
+    ]
     for name in columns:
         kind = "left" if name in ("method", "best setting") else "right"
         table.add_column(Text(name), justify=kind, no_wrap=name == "method", overflow="fold")  # type: ignore[arg-type]

@@ -89,7 +89,9 @@ def _clock(results: Results) -> Light:
     if start is None or end is None or cores is None:
         return Light("Clock", "note", "load of the machine unknown")
     text = f"load {start} to {end} on {cores} cores"
-    return Light("Clock", "note" if crowded(results) else "good", text + (": times disturbed" if crowded(results) else ""))
+    return Light(
+        "Clock", "note" if crowded(results) else "good", text + (": times disturbed" if crowded(results) else "")
+    )
 
 
 def _data(task: Task) -> Light | None:

@@ -5,7 +5,19 @@ from __future__ import annotations
 import math
 import re
 
-__all__ = ["ABSENT", "brief", "count", "duration", "exact", "factor", "hyper", "hypers", "interval", "number", "probability"]
+__all__ = [
+    "ABSENT",
+    "brief",
+    "count",
+    "duration",
+    "exact",
+    "factor",
+    "hyper",
+    "hypers",
+    "interval",
+    "number",
+    "probability",
+]
 
 ABSENT = "–"
 
