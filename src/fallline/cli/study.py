@@ -63,13 +63,13 @@ def _announce(spec: StudySpec, workers: int, out: Console) -> None:
     out.print(f"tasks     {', '.join(spec.tasks)}")
     out.print(f"methods   {', '.join(spec.methods)} (adamw and nesterov are always included)")
     out.print(
-        f"plan      {plan.trials} trials for {tuned} of each method, then its best on {spec.num_seeds} fresh seeds: "
+        f"plan      {plan.trials} trials for {tuned} of each method, then its best on {spec.num_seeds} fresh seed{'s' * (spec.num_seeds > 1)}: "
         f"{spec.num_runs} runs, {workers} at a time"
     )
     enough = default_num_seeds(len(spec.methods))
     if spec.num_seeds < enough:
         out.print(
-            f"note      {spec.num_seeds} seeds can rank {len(spec.methods)} methods, not prove a difference; --seeds {enough} can"
+            f"note      {spec.num_seeds} seed{'s' * (spec.num_seeds > 1)} can rank {len(spec.methods)} methods, not prove a difference; --seeds {enough} can"
         )
     if not compiler_available():
         out.print("note      no C++ compiler found: optimizer steps run eagerly, to the same numbers")

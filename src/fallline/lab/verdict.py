@@ -21,15 +21,15 @@ def sentence(c: Row, task: str, unit: str) -> str:
             f"{c['better']} is better than {other} on {task}{size}, in {k} of {n} seeds (Holm p = {c['p_holm']:.2g})."
         )
     if c["leads"] is None:
-        return f"{c['a']} and {c['b']} gave identical results on {task} on all {n} seeds."
+        return f"{c['a']} and {c['b']} gave identical results on {task} on all of {_seeds(n)}."
     if c["smallest_p"] > 0.05:
         lead = c["leads"]
         other = c["b"] if lead == c["a"] else c["a"]
         return (
-            f"{lead} leads {other} on {task} in {k} of {n} seeds; {n} seeds cannot prove it "
+            f"{lead} leads {other} on {task} in {k} of {_seeds(n)}; {_seeds(n)} cannot prove it "
             f"(smallest possible corrected p {c['smallest_p']:.2g})."
         )
-    text = f"{c['a']} and {c['b']} cannot be told apart on {task} with {n} seeds (Holm p = {c['p_holm']:.2g})"
+    text = f"{c['a']} and {c['b']} cannot be told apart on {task} with {_seeds(n)} (Holm p = {c['p_holm']:.2g})"
     if c["seeds_needed"] is None or c["difference"] is None:
         return text + "."
     return f"{text}; about {c['seeds_needed']} seeds would be needed for a difference of {_difference(c, unit)}."
@@ -70,8 +70,8 @@ def _headline(
     metric, name = task["metric"], task["name"]
     if kind == "cannot tell":
         if all(c["smallest_p"] > 0.05 for c in against.values()):
-            return f"On {name}, {group[0]} has the best mean {metric['name']}, but {n} seeds can rank methods, not prove a difference."
-        return f"On {name}, {_list(group)} cannot be told apart with {n} seeds: choose by cost or habit."
+            return f"On {name}, {group[0]} has the best mean {metric['name']}, but {_seeds(n)} can rank methods, not prove a difference."
+        return f"On {name}, {_list(group)} cannot be told apart with {_seeds(n)}: choose by cost or habit."
     top = ranked[0]["final"]
     quality = f"{metric['name']} {_amount(top['mean'], metric['unit'])}" if top["mean"] is not None else metric["name"]
     interval = f" (95 % interval {top['low']:.4g} to {top['high']:.4g})" if top["low"] is not None else ""
@@ -120,6 +120,10 @@ def _cost(m: Row, minimize: bool) -> tuple[float, float]:
     final = m["final"]
     middle = final["mean"] if final["mean"] is not None else final["median"]
     return final["diverged"], math.inf if middle is None else middle if minimize else -middle
+
+
+def _seeds(n: int) -> str:
+    return f"{n} seed{'s' * (n != 1)}"
 
 
 def _difference(c: Row, unit: str) -> str:
