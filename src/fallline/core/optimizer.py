@@ -13,8 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from fallline.core.errors import InvalidTypeError, InvalidValueError, unknown
-from fallline.core.execute import FUSE_MODES, Fuse, Leaf, compiler_available, create_state, execute
+from fallline.core.execute import FUSE_MODES, Batch, Fuse, compiler_available, execute
 from fallline.core.groups import groups
+from fallline.core.guard import Guard, Policy
+from fallline.core.kernel import Segment, segments
+from fallline.core.layout import Layout
+from fallline.core.storage import Storage
 from fallline.core.transform import Chain, Transform, static_fields
 from fallline.core.types import Reach, Schedule, State
 
@@ -41,7 +45,11 @@ class Optimizer(torch.optim.Optimizer):
             A group may override any hyperparameter and may bring its own ``"chain"``.
         chain: a chain such as ``adamw(lr=3e-4)``, or, with a model, a dict from name patterns to chains.
         maximize: ascend instead of descend.
-        fuse: ``"eager"``, ``"leaf"`` (compiled, tensor by tensor) or ``"auto"``, which compiles large tensors.
+        fuse: ``"eager"`` (tensor by tensor, the reference), ``"leaf"`` (the same, compiled), ``"flat"`` (compiled, small
+            tensors together) or ``"auto"``: small tensors together, compiled where there is enough to do.
+        nonfinite: what to do with a step in which a gradient, or its square, is not finite. ``"skip"``: the whole step changes
+            nothing and is counted in ``num_skipped``; ``"raise"``; ``"zero"``: those entries count as zero.
+        patience: skipped steps in a row after which ``step`` raises, naming the parameter.
 
     Hyperparameters may be numbers, 0-d tensors or schedules of the group's step. A scheduled one is written into its
     group before each step; editing it by hand is an error, since the edit could not take effect.
@@ -70,17 +78,22 @@ class Optimizer(torch.optim.Optimizer):
         *,
         maximize: bool = False,
         fuse: Fuse = "auto",
+        nonfinite: Policy = "skip",
+        patience: int = 100,
     ) -> None:
         if fuse not in FUSE_MODES:
             raise unknown("fuse mode", str(fuse), FUSE_MODES)
-        if fuse == "leaf" and not compiler_available():
+        if fuse in ("leaf", "flat") and not compiler_available():
             raise InvalidValueError(
-                "fuse='leaf' was asked for, but no C++ compiler was found. Compiled steps need one (g++ or clang++). "
-                "Install it, or use fuse='auto'."
+                f"fuse={fuse!r} was asked for, but no C++ compiler was found. Compiled steps need one (g++ or clang++). "
+                f"Install it, or use fuse='auto'."
             )
         self._fuse: Fuse = fuse
+        self._storage = Storage()
+        self._guard = Guard(nonfinite, patience)
         self._chains: list[Chain] = []
-        self._resolved: dict[int, tuple[Any, tuple[Transform, ...]]] = {}
+        self._resolved: dict[int, tuple[Any, list[Segment]]] = {}
+        self._layouts: dict[int, Layout] = {}
         if isinstance(chain, Mapping):
             params = groups(params, chain)
             chain = next(iter(chain.values()))
@@ -135,9 +148,18 @@ class Optimizer(torch.optim.Optimizer):
         return self._to_group_keys(values)
 
     def _create_state(self, p: Tensor, chain: Chain) -> State:
-        state = _fresh_state(chain, p)
+        state = self._fresh_state(chain, p)
         self.state[p] = state
         return state
+
+    def _fresh_state(self, chain: Chain, p: Tensor) -> State:
+        step = torch.zeros((), dtype=torch.int64, device=p.device)
+        return {"step": step, **self._storage.create(chain.steps, p)}
+
+    @property
+    def num_skipped(self) -> int:
+        """Steps that changed nothing because a gradient, or its square, was not finite."""
+        return self._guard.num_skipped
 
     def _from_group_keys(self, chain: Chain, given: Mapping[str, Any]) -> dict[str, Any]:
         """Group entries -> hyperparameters and options of the chain: betas=(b1, b2) -> b1, b2."""
@@ -183,35 +205,52 @@ class Optimizer(torch.optim.Optimizer):
                 result = closure()
             if isinstance(result, Tensor):
                 loss = result.detach()
-        # A GROUP step sums over all tensors that run its chain, whatever group they are in and whatever their values.
-        runs: dict[Any, list[tuple[tuple[Transform, ...], list[Leaf]]]] = {}
-        for i, group in enumerate(self.param_groups):
-            steps = self._steps(i, group)
+        batches = [self._batch(i, group) for i, group in enumerate(self.param_groups)]
+        active = [i for i, batch in enumerate(batches) if batch.units]
+        for i in active:
             self._require_needs(self._chains[i], loss)
-            joint = any(step.reach == Reach.GROUP for step in steps)
-            runs.setdefault(_structure(steps) if joint else i, []).append((steps, self._leaves(group, self._chains[i])))
-        for batches in runs.values():
-            for _, leaves in batches:
-                for leaf in leaves:
-                    leaf.t.add_(1)
-            execute(batches, self._fuse, loss)
+        units = [unit for batch in batches for unit in batch.units]
+        verdict = self._guard.look(units) if units else False
+        if verdict is False:  # nothing to do, or a step that must change nothing
+            self._follow_schedules(ahead=0)
+            self._guard.complain()
+            return result
+        # A GROUP step sums over all tensors that run its chain, whatever group they are in and whatever their values.
+        runs: dict[Any, list[Batch]] = {}
+        for i in active:
+            joint = any(s.reach == Reach.GROUP for segment in batches[i].segments for _, s in segment.named)
+            structure = tuple(segment.structure for segment in batches[i].segments)
+            runs.setdefault(structure if joint else i, []).append(batches[i])
+        for together in runs.values():
+            execute(together, loss, verdict if isinstance(verdict, Tensor) else None)
         for group in self.param_groups:
             group["step"] += 1
         return result
 
-    def _leaves(self, group: dict[str, Any], chain: Chain) -> list[Leaf]:
-        leaves = []
-        for p in group["params"]:
-            if p.grad is None:
-                continue
-            if p.grad.layout != torch.strided:
-                raise RuntimeError(
-                    f"{chain.name} got a sparse gradient for a parameter of shape {tuple(p.shape)}. It needs dense ones. "
-                    f"Build the embedding with sparse=False."
-                )
-            state = self.state[p] or self._create_state(p, chain)
-            leaves.append(Leaf(p, -p.grad if group["maximize"] else p.grad, state["step"], state))
-        return leaves
+    def _batch(self, index: int, group: dict[str, Any]) -> Batch:
+        """What a group contributes to this step: its segments with their current values, its units with their gradients."""
+        chain = self._chains[index]
+        found = self._segments(index, group)
+        present = [p for p in group["params"] if p.grad is not None]
+        gradients = [p.grad for p in present]
+        if any(g.layout is not torch.strided for g in gradients):
+            p = next(p for p in present if p.grad.layout is not torch.strided)
+            raise RuntimeError(
+                f"{chain.name} got a sparse gradient for a parameter of shape {tuple(p.shape)}. It needs dense ones. "
+                f"Build the embedding with sparse=False."
+            )
+        held = self._layouts.get(index)
+        if held is None or not held.fits(present, self.state):
+            if held is not None:
+                held.leave(present)
+            for p in present:
+                if not self.state[p]:  # frozen until now
+                    self._create_state(p, chain)
+            names = dict(zip(map(id, group["params"]), group.get("param_names", ()), strict=False))
+            held = Layout(present, self.state, chain.reach, self._fuse, [names.get(id(p), "") for p in present])
+            self._layouts[index] = held
+        held.give(gradients, group["maximize"])
+        return Batch(found, held.units, held.compiled, flat=self._fuse != "eager")
 
     def _require_needs(self, chain: Chain, loss: Tensor | None) -> None:
         if "loss" in chain.needs and loss is None:
@@ -220,10 +259,10 @@ class Optimizer(torch.optim.Optimizer):
                 f"    loss.backward()\n    optimizer.step(loss=loss.detach())"
             )
 
-    def _steps(self, index: int, group: dict[str, Any]) -> tuple[Transform, ...]:
-        """The chain's steps with the group's current hyperparameters; rebuilt and validated only when one moved."""
+    def _segments(self, index: int, group: dict[str, Any]) -> list[Segment]:
+        """The chain's segments with the group's current hyperparameters; rebuilt and validated only when one moved."""
         chain = self._chains[index]
-        self._follow_schedules(chain, group)
+        self._follow_schedule(chain, group, ahead=1)
         keys = self._to_group_keys({**chain.hypers, **chain.options})
         values = {key: group[key] for key in keys}
         stamp = tuple((id(v), v._version) if isinstance(v, Tensor) else v for v in values.values())
@@ -238,10 +277,18 @@ class Optimizer(torch.optim.Optimizer):
                 f"{chain.name} now has {', '.join(changed)}, which needs other state. Options, and whether momentum is "
                 f"zero, are fixed at construction. Build a new optimizer."
             )
-        self._resolved[index] = (stamp, steps)
-        return steps
+        found = segments(steps, self._storage)
+        self._resolved[index] = (stamp, found)
+        return found
 
-    def _follow_schedules(self, chain: Chain, group: dict[str, Any]) -> None:
+    def _follow_schedules(self, ahead: int) -> None:
+        for chain, group in zip(self._chains, self.param_groups, strict=True):
+            for name, schedule in chain.hypers.items():
+                if isinstance(schedule, Schedule):
+                    _put(group, *self._key_of(name), schedule(max(group["step"] + ahead, 1)))
+
+    def _follow_schedule(self, chain: Chain, group: dict[str, Any], ahead: int) -> None:
+        """Write the schedules' values of the coming step into the group, unless somebody edited them by hand."""
         for name, schedule in chain.hypers.items():
             if not isinstance(schedule, Schedule):
                 continue
@@ -343,7 +390,7 @@ class Optimizer(torch.optim.Optimizer):
             if not states.get(key):  # frozen until the checkpoint was made
                 moves.append((p, {}))
                 continue
-            moves.append((p, _copied(label, _fresh_state(self._chains[index], p), states[key])))
+            moves.append((p, _copied(label, self._fresh_state(self._chains[index], p), states[key])))
         return moves
 
     def __getstate__(self) -> dict[str, Any]:
@@ -352,12 +399,11 @@ class Optimizer(torch.optim.Optimizer):
             "_chains": self._chains,
             "_default_chain": self._default_chain,
             "_fuse": self._fuse,
+            "_storage": self._storage,
+            "_guard": self._guard,
             "_resolved": {},
+            "_layouts": {},
         }
-
-
-def _fresh_state(chain: Chain, p: Tensor) -> State:
-    return {"step": torch.zeros((), dtype=torch.int64), **create_state(chain.steps, p)}
 
 
 def _copied(label: str, fresh: State, saved: State) -> State:

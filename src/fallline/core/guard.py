@@ -1,0 +1,117 @@
+"""The guard: a step with a gradient that is not finite, or whose square is not, changes nothing at all.
+
+Squares, because a gradient of 1e25 is as fatal as infinity to any method with a second moment: the moment overflows, and
+the coordinate never moves again. On the CPU the decision is read at once; elsewhere it stays a flag on the device.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from fallline.core.errors import InvalidValueError, unknown
+from fallline.core.storage import compute_dtype
+from fallline.core.units import Unit
+
+__all__ = ["POLICIES", "Guard", "Policy"]
+
+Policy = Literal["skip", "raise", "zero"]
+POLICIES: tuple[str, ...] = get_args(Policy)
+
+
+class Guard:
+    """Looks at the gradients before anything changes, and counts the steps it refused."""
+
+    def __init__(self, policy: Policy = "skip", patience: int = 100) -> None:
+        if policy not in POLICIES:
+            raise unknown("nonfinite policy", str(policy), POLICIES)
+        if isinstance(patience, bool) or not isinstance(patience, int) or patience < 1:
+            raise InvalidValueError(
+                f"Optimizer got patience={patience!r}. Expected a whole number of skipped steps in a row, at least 1. "
+                f"Write for example patience=100."
+            )
+        self.policy, self.patience = policy, patience
+        self._skipped: int | Tensor = 0
+        self._in_a_row: int | Tensor = 0
+        self._looks = 0
+        self._culprit = ""
+
+    @property
+    def num_skipped(self) -> int:
+        """Steps refused so far."""
+        return int(self._skipped)
+
+    def look(self, units: Sequence[Unit]) -> bool | Tensor:
+        """Whether to take the step: yes, no, or a flag on the device. Policy "zero" cleans the units and says yes."""
+        if any(unit.p.device.type != "cpu" for unit in units):
+            return self._look_without_reading(units)
+        bad = [unit for unit in units if _offending(unit.gradients())]
+        if not bad:
+            self._in_a_row = 0
+            return True
+        if self.policy == "zero":
+            for unit in bad:
+                unit.replace_gradients(_cleaned(unit.gradients()))
+            return True
+        self._skipped += 1
+        self._in_a_row += 1
+        self._culprit = _name(bad[0])
+        return False
+
+    def complain(self) -> None:
+        """Raise after a refused step where the policy says so, or when patience has run out."""
+        if not self._culprit:
+            return
+        culprit, self._culprit = self._culprit, ""
+        if self.policy == "raise" or self._in_a_row >= self.patience:
+            row = f"{int(self._in_a_row)} steps in a row had" if self.policy == "skip" else "This step has"
+            raise RuntimeError(
+                f"{row} a gradient that is not finite, or whose square is not, in {culprit}; nothing was changed. Expected "
+                f"finite gradients. Lower the learning rate, clip gradients, or look for the operation that overflows with "
+                f"torch.autograd.set_detect_anomaly(True)."
+            )
+
+    def _look_without_reading(self, units: Sequence[Unit]) -> bool | Tensor:
+        if self.policy == "zero":
+            for unit in units:
+                unit.replace_gradients(_cleaned(unit.gradients()))
+            return True
+        device = units[0].p.device
+        flags = [_sound(unit.gradients()).all().to(device) for unit in units]
+        ok = torch.stack(flags).all()
+        self._skipped = self._skipped + (~ok).to(torch.int64)
+        self._in_a_row = (self._in_a_row + (~ok).to(torch.int64)) * ~ok
+        self._looks += 1
+        # Reading stalls the device, so it is done once in `patience` steps, or where the policy is to raise.
+        if (self.policy == "raise" and not ok) or (
+            self._looks % self.patience == 0 and self._in_a_row >= self.patience
+        ):
+            self._culprit = _name(next(unit for unit, flag in zip(units, flags, strict=True) if not flag))
+            return False
+        return ok
+
+
+def _offending(g: Tensor) -> bool:
+    if g.dtype in (torch.float32, torch.float64) and g.is_contiguous():
+        flat = g.view(-1)
+        if math.isfinite(torch.dot(flat, flat)):  # a sum of squares is finite only if every square is
+            return False
+    return g.numel() > 0 and not bool(_sound(g).all())
+
+
+def _sound(g: Tensor) -> Tensor:
+    """Entry by entry, whether the gradient and its square are finite in compute precision."""
+    return g.abs() <= math.sqrt(torch.finfo(compute_dtype(g.dtype)).max)
+
+
+def _cleaned(g: Tensor) -> Tensor:
+    return torch.where(_sound(g), g, 0.0)
+
+
+def _name(unit: Unit) -> str:
+    bad = next((x for x in unit.each() if _offending(x.g)), unit.each()[0])
+    return f"{bad.name!r} (shape {tuple(bad.p.shape)})" if bad.name else f"a parameter of shape {tuple(bad.p.shape)}"

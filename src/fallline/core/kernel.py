@@ -1,0 +1,361 @@
+"""Kernels: some consecutive steps of a chain as one function of arrays and numbers, called eagerly or traced and compiled.
+
+A traced step falls into two parts. The *prelude* holds all arithmetic on single numbers (learning rates, bias corrections,
+powers of the step count) and runs once for all tensors that share them, in float64. The *body* holds the arithmetic on
+arrays and becomes one compiled kernel. Left together, the compiler would compute ``1 - b2**t`` anew for every element:
+measured, five times the time of the whole step.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import types
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property, lru_cache
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor, fx
+
+from fallline.core.storage import Storage, compute_dtype
+from fallline.core.transform import Transform, hyper_fields, named_steps, static_fields
+from fallline.core.types import At, Reach, State
+from fallline.core.units import Arrays
+
+__all__ = [
+    "Kernel",
+    "Numbers",
+    "Segment",
+    "advance",
+    "as_number",
+    "compiler_available",
+    "measure",
+    "segments",
+    "usable",
+]
+
+Named: TypeAlias = tuple[tuple[str, Transform], ...]
+Structure: TypeAlias = tuple[tuple[str, type[Transform], tuple[Any, ...]], ...]
+Numbers: TypeAlias = dict[str, Any]
+"""``t``, the step from 1, and where they exist ``loss``, ``total`` and ``ok`` (a flag: false leaves everything as it is)."""
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Consecutive steps of a chain between two GROUP steps; the first starts from the gradient, the last moves the parameter."""
+
+    named: Named
+    first: bool
+    last: bool
+    storage: Storage
+
+    @cached_property
+    def reach(self) -> Reach:
+        """How far its steps look. A GROUP step may look at its whole tensor, besides the total."""
+        reaches = [Reach.TENSOR if s.reach == Reach.GROUP else s.reach for _, s in self.named]
+        return max(reaches, default=Reach.ELEMENT)
+
+    @cached_property
+    def slots(self) -> tuple[str, ...]:
+        return tuple(f"{key}.{slot}" for key, step in self.named for slot in step.slots)
+
+    @cached_property
+    def structure(self) -> Structure:
+        """What a kernel is compiled for: everything but the values of hyperparameters."""
+        return tuple((key, type(s), tuple(getattr(s, f) for f in static_fields(s))) for key, s in self.named)
+
+    @cached_property
+    def hypers(self) -> list[Any]:
+        return [getattr(step, f) for _, step in self.named for f in hyper_fields(step)]
+
+    def touched(self, arrays: Arrays) -> Arrays:
+        """The entries of ``arrays`` that this segment reads or writes."""
+        keys = {part for slot in self.slots for part in self.storage.parts(slot, arrays)} | {"p", "g"}
+        keys |= {"compensation"} if self.last else set()
+        keys |= {"u"} if not (self.first and self.last) else set()
+        return {k: v for k, v in arrays.items() if k in keys}
+
+    def sliceable(self, arrays: Arrays) -> bool:
+        """Whether every array is as long as the parameter or a single number, so that a piece can be taken by itself."""
+        return all(v.dim() == 0 or v.shape == arrays["p"].shape for v in arrays.values())
+
+
+def segments(steps: Sequence[Transform], storage: Storage) -> list[Segment]:
+    """The chain, cut before every step of reach GROUP; a GROUP step that opens the chain is preceded by nothing."""
+    named = tuple(named_steps(steps))
+    cuts = [i for i, (_, step) in enumerate(named) if step.reach == Reach.GROUP]
+    bounds = [0, *cuts, len(named)]
+    pairs = list(zip(bounds, bounds[1:], strict=False))
+    return [Segment(named[a:b], a == 0, b == len(named), storage) for a, b in pairs]
+
+
+def apply(named: Named, u: Tensor, at: At, slots: State) -> tuple[Tensor, State]:
+    """The maths, pure: (update, slots) -> (update, new slots)."""
+    new: State = {}
+    for key, step in named:
+        u, changed = step.update(u, at, **{s: slots[f"{key}.{s}"] for s in step.slots})
+        new.update({f"{key}.{s}": value for s, value in changed.items()})
+    return u, new
+
+
+def advance(segment: Segment, arrays: Arrays, numbers: Numbers, guard: bool = True, batched: bool = False) -> Arrays:
+    """All that a segment writes, as new arrays; pure. ``batched`` arrays have a leading dimension of tensors.
+
+    With ``guard``, an element whose own new value or state would not be finite keeps its old ones.
+    """
+    if batched:
+        return torch.vmap(lambda one: advance(segment, one, numbers, guard))(arrays)
+    storage = segment.storage
+    p, g = storage.load(arrays), arrays["g"].to(compute_dtype(arrays["p"].dtype))
+    u = arrays["u"] if "u" in arrays and not segment.first else g
+    old = {slot: storage.decode(slot, arrays) for slot in segment.slots}
+    at = At(p, g, numbers["t"], numbers.get("loss"), numbers.get("total"))
+    u, new = apply(segment.named, u, at, old)
+    if guard:
+        u, new = _keep_finite(p, u, new, old, numbers.get("ok"), segment.last)
+    out = storage.store(arrays, p, u, numbers) if segment.last else {"u": u}
+    for slot, value in new.items():
+        out.update(storage.encode(slot, value, arrays))
+    return out
+
+
+def _keep_finite(p: Tensor, u: Tensor, new: State, old: State, ok: Tensor | None, last: bool) -> tuple[Tensor, State]:
+    # A sum is finite only if its terms are; one that overflows although they are not is as good as infinite.
+    total = p - u if last else u
+    for value in new.values():
+        if value.shape == p.shape and value.is_floating_point():
+            total = total + value
+    fine = _finite(total, ok)
+    kept = {k: torch.where(fine if v.shape == p.shape else _finite(v, ok), v, old[k]) for k, v in new.items()}
+    return torch.where(fine, u, 0.0), kept
+
+
+def _finite(x: Tensor, ok: Tensor | None) -> Tensor:
+    finite = x.abs() <= torch.finfo(x.dtype).max if x.is_floating_point() else torch.ones_like(x, dtype=torch.bool)
+    return finite if ok is None else finite & ok
+
+
+# -- tracing and compiling ----------------------------------------------------------------------------------------------
+
+
+class Kernel:
+    """A segment, traced for arrays like the given ones, its body compiled. Calling it writes its results in place."""
+
+    def __init__(self, segment: Segment, arrays: Arrays, numbers: Numbers, batched: bool) -> None:
+        self.keys, self.known = tuple(arrays), tuple(numbers)
+        structure, storage = segment.structure, segment.storage
+
+        def traced(values: list[Tensor], given: list[Tensor], hypers: list[Tensor]) -> dict[str, Tensor]:
+            named, left = [], iter(hypers)
+            for key, kind, statics in structure:
+                fields: dict[str, Any] = {f: next(left) for f in kind._hypers}
+                fields.update(zip(kind._statics, statics, strict=True))
+                named.append((key, kind(**fields)))
+            here = Segment(tuple(named), segment.first, segment.last, storage)
+            ours, theirs = dict(zip(self.keys, values, strict=True)), dict(zip(self.known, given, strict=True))
+            return advance(here, ours, theirs, batched=batched)
+
+        matrix = segment.reach >= Reach.MATRIX
+        # A MATRIX step may branch on shapes, so each shape has its own kernel.
+        mode: Literal["fake", "symbolic"] = "fake" if matrix else "symbolic"
+        given = [as_number(x) for x in numbers.values()]
+        hypers = [as_number(h) for h in segment.hypers]
+        from torch.fx.experimental.proxy_tensor import make_fx  # here, because it takes a second
+
+        with torch.no_grad():
+            graph = make_fx(traced, tracing_mode=mode)(list(arrays.values()), given, hypers)
+        self._lone = tuple(k for k, v in arrays.items() if v.dim() == 0)
+        self._wide = tuple(k for k, v in arrays.items() if v.dim() > 0)
+        self._prelude, body, self._settled, computed = _split(graph, compute_dtype(arrays["p"].dtype))
+        self._returned = tuple(k for k in computed if k in self._lone)
+        label = "fallline_" + "_".join(key for key, _, _ in structure)
+        self._run = _compiled(body, self._wide, computed, self._returned, label, dynamic=not matrix)
+
+    @staticmethod
+    def of(segment: Segment, arrays: Arrays, numbers: Numbers, batched: bool) -> Kernel:
+        """The kernel for a segment on such arrays: traced once, whatever the hyperparameters and lengths."""
+        matrix = segment.reach >= Reach.MATRIX
+        kinds = tuple((k, v.dtype, v.device, v.shape if matrix else v.dim()) for k, v in arrays.items())
+        key = (segment.structure, segment.first, segment.last, segment.storage, kinds, tuple(numbers), batched)
+        if key not in _KERNELS:
+            _KERNELS[key] = Kernel(segment, arrays, numbers, batched)
+        return _KERNELS[key]
+
+    def __call__(self, arrays: Arrays, numbers: Numbers, hypers: list[Tensor], memo: dict[Any, Any]) -> None:
+        """Advance ``arrays`` in place. ``memo`` keeps the prelude's numbers for the next tensors that share them."""
+        key = (id(self), id(hypers), numbers["t"])
+        known = None if self._lone else memo.get(key)
+        if known is None:
+            given = [as_number(numbers[k]) for k in self.known]
+            known = self._prelude(*[arrays[k] for k in self._lone], *given, *hypers)
+            memo[key] = known
+        crossing, settled = known
+        returned = self._run([arrays[k] for k in self._wide], list(crossing))
+        for name, value in zip((*self._settled, *self._returned), (*settled, *returned), strict=True):
+            arrays[name].copy_(value)
+
+
+_KERNELS: dict[Any, Kernel] = {}
+
+
+def _split(
+    graph: fx.GraphModule, precision: torch.dtype
+) -> tuple[Any, fx.GraphModule, tuple[str, ...], tuple[str, ...]]:
+    """(prelude, body, names that the prelude settles, names that the body computes).
+
+    The prelude takes all 0-d inputs and returns the numbers that the body needs, then those that are results.
+    """
+    nodes = list(graph.graph.nodes)
+    (end,) = (n for n in nodes if n.op == "output")
+    numeric: set[fx.Node] = set()
+    for node in nodes:
+        value = node.meta.get("val")
+        single = isinstance(value, Tensor) and value.dim() == 0 and node.op in ("placeholder", "call_function")
+        if single and all(a in numeric for a in node.all_input_nodes):
+            numeric.add(node)
+    results = dict(zip(graph._out_spec.context, end.args[0], strict=True))  # type: ignore[union-attr]
+    settled = {name: node for name, node in results.items() if node in numeric}
+    computed = {name: node for name, node in results.items() if node not in numeric}
+    inner = [n for n in nodes if n.op in ("call_function", "get_attr") and n not in numeric]
+    # x / number becomes x times its reciprocal, which is taken once
+    divided = {n: n.args[1] for n in inner if n.target is torch.ops.aten.div.Tensor and n.args[1] in numeric}
+    crossing = [
+        n
+        for n in nodes
+        if n in numeric and any(user not in numeric and user not in (end, *divided) for user in n.users)
+    ]
+
+    prelude = fx.Graph()
+    copies = {n: prelude.placeholder(n.name) for n in nodes if n.op == "placeholder" and n in numeric}
+    for node in nodes:
+        if node in numeric and node.op == "call_function":
+            copies[node] = prelude.node_copy(node, copies.__getitem__)
+
+    def handed(node: fx.Node, copy: fx.Node) -> fx.Node:
+        if node.meta["val"].dtype is not torch.float64 or precision is torch.float64:
+            return copy
+        return prelude.call_function(torch.ops.aten._to_copy.default, (copy,), {"dtype": precision})
+
+    inverses = list(dict.fromkeys(divided.values()))
+    inverted = [prelude.call_function(torch.ops.aten.reciprocal.default, (copies[n],)) for n in inverses]
+    given = [handed(n, copies[n]) for n in crossing] + [handed(n, c) for n, c in zip(inverses, inverted, strict=True)]
+    prelude.output((tuple(given), tuple(copies[n] for n in settled.values())))
+    prelude.eliminate_dead_code()
+
+    body = fx.Graph()
+    inputs = [n for n in nodes if n.op == "placeholder" and n not in numeric]
+    copies = {n: body.placeholder(n.name) for n in [*inputs, *crossing]}
+    inverse = {n: body.placeholder(f"inverse_of_{n.name}") for n in inverses}
+    for node in inner:
+        if node in divided:
+            copies[node] = body.call_function(torch.ops.aten.mul.Tensor, (copies[node.args[0]], inverse[divided[node]]))
+        else:
+            copies[node] = body.node_copy(node, copies.__getitem__)
+    body.output(tuple(copies[n] for n in computed.values()))
+    body.eliminate_dead_code()
+    return fx.GraphModule(graph, prelude), fx.GraphModule(graph, body), tuple(settled), tuple(computed)
+
+
+def _compiled(
+    body: fx.GraphModule,
+    wide: tuple[str, ...],
+    computed: tuple[str, ...],
+    returned: tuple[str, ...],
+    label: str,
+    dynamic: bool,
+) -> Callable[[list[Tensor], list[Tensor]], list[Tensor]]:
+    """The body, compiled; it writes arrays in place and returns single numbers.
+
+    Inductor (torch 2.13) passes 0-d float64 inputs on the CPU by value and would lose what is written to them.
+    """
+
+    def run(arrays: list[Tensor], numbers: list[Tensor]) -> list[Tensor]:
+        out = dict(zip(computed, body(*arrays, *numbers), strict=True))
+        for key, array in zip(wide, arrays, strict=True):
+            if key in out:
+                array.copy_(out[key])
+        return [out[key] for key in returned]
+
+    # Dynamo's cache (and its limit of recompilations) belongs to the code object, so each structure gets its own.
+    code = run.__code__.replace(co_name=label)
+    own = types.FunctionType(code, run.__globals__, label, run.__defaults__, run.__closure__)
+    return torch.compile(own, dynamic=dynamic, fullgraph=True)
+
+
+def measure(step: Transform, arrays: Arrays, numbers: Numbers, batched: bool, compiled: bool) -> Tensor:
+    """What a GROUP step measures on a tensor, or the sum of it over a batch of tensors; 0-d."""
+    needed: Arrays = {k: v for k, v in arrays.items() if k in ("p", "g", "u")}
+    if not compiled or arrays["p"].numel() < 2:
+        return _measured(step, needed, numbers, batched)
+    statics = tuple(getattr(step, f) for f in static_fields(step))
+    hypers = [as_number(getattr(step, f)) for f in hyper_fields(step)]
+    given = {k: as_number(v) for k, v in numbers.items()}
+    run = _compiled_measure(type(step), statics, batched)  # type: ignore[arg-type]
+    found: Tensor = run(needed, given, hypers)
+    return found
+
+
+def _measured(step: Transform, arrays: Arrays, numbers: Numbers, batched: bool) -> Tensor:
+    def one(a: Arrays) -> Tensor:
+        dtype = compute_dtype(a["p"].dtype)
+        g = a["g"].to(dtype)
+        return step.measure(a.get("u", g), At(a["p"].to(dtype), g, numbers["t"], numbers.get("loss")))
+
+    return torch.vmap(one)(arrays).sum() if batched else one(arrays)
+
+
+@cache
+def _compiled_measure(kind: type[Transform], statics: tuple[Any, ...], batched: bool) -> Callable[..., Tensor]:
+    def run(arrays: Arrays, numbers: Numbers, hypers: list[Tensor]) -> Tensor:
+        fields: dict[str, Any] = dict(zip(kind._hypers, hypers, strict=True))
+        fields.update(zip(kind._statics, statics, strict=True))
+        return _measured(kind(**fields), arrays, numbers, batched)
+
+    label = f"fallline_measure_{kind.__name__}"
+    own = types.FunctionType(
+        run.__code__.replace(co_name=label), run.__globals__, label, run.__defaults__, run.__closure__
+    )
+    return torch.compile(own, dynamic=True, fullgraph=True)
+
+
+def as_number(value: Any) -> Tensor:
+    """A number as compiled code wants it: 0-d, float64, so that a change never recompiles and ``1 - b2`` loses no digits."""
+    if isinstance(value, Tensor):
+        value = value.detach()
+        return value if value.dtype in (torch.float64, torch.bool) else value.to(torch.float64)
+    return _number(float(value))
+
+
+@lru_cache(maxsize=1024)
+def _number(value: float) -> Tensor:
+    return torch.tensor(value, dtype=torch.float64)
+
+
+@cache
+def compiler_available(device: str = "cpu") -> bool:
+    """Whether torch.compile can build kernels here: a C++ compiler for the CPU, Triton for CUDA."""
+    if device == "cpu":
+        names = (os.environ.get("CXX"), "g++", "clang++")
+        return any(shutil.which(name) for name in names if name)
+    try:
+        from torch.utils._triton import has_triton
+
+        return bool(has_triton())
+    except ImportError:
+        return False
+
+
+@cache
+def usable(device: str) -> bool:
+    """compiler_available, said once when it is missing and would have been used."""
+    if compiler_available(device):
+        return True
+    what = "C++ compiler" if device == "cpu" else "Triton"
+    warnings.warn(
+        f"No {what} found: optimizer steps run eagerly (slower, same numbers). Install one to compile them.",
+        stacklevel=2,
+    )
+    return False

@@ -1,0 +1,57 @@
+"""The layout of a group: how its parameters are run, kept from step to step for as long as nothing moves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from fallline.core.execute import Fuse, layout
+from fallline.core.types import Reach, State
+from fallline.core.units import Arena, Leaf
+
+__all__ = ["Layout"]
+
+
+class Layout:
+    """Units for the parameters of a group that have gradients."""
+
+    def __init__(
+        self, present: Sequence[Tensor], state: Mapping[Any, State], reach: Reach, fuse: Fuse, names: Sequence[str]
+    ) -> None:
+        leaves = [Leaf(p, state[p], name) for p, name in zip(present, names, strict=True)]
+        self.units, self.compiled = layout(leaves, reach, fuse)
+        self._ids = [id(p) for p in present]
+        self._places = [p.data_ptr() for p in present]
+        self._states = [state[p] for p in present]
+        where = {i: k for k, i in enumerate(self._ids)}
+        self._arenas = [unit for unit in self.units if isinstance(unit, Arena)]
+        self._members = [
+            [where[id(leaf.p)] for leaf in (unit.leaves if isinstance(unit, Arena) else [unit])] for unit in self.units
+        ]
+        pool: dict[Any, Tensor] = {}
+        for arena in self._arenas:
+            arena.use(pool)
+
+    def fits(self, present: Sequence[Tensor], state: Mapping[Any, State]) -> bool:
+        """Whether these are the same parameters, in the same memory, with the same state."""
+        return (
+            [id(p) for p in present] == self._ids
+            and [p.data_ptr() for p in present] == self._places
+            and all(state[p] is held for p, held in zip(present, self._states, strict=True))
+            and all(arena.intact() for arena in self._arenas)
+        )
+
+    def leave(self, staying: Sequence[Tensor]) -> None:
+        """Give parameters that are not in the next layout state of their own, so that the buffers can go."""
+        kept = {id(p) for p in staying}
+        for arena in self._arenas:
+            for leaf in arena.leaves:
+                if id(leaf.p) not in kept:
+                    leaf.state.update({k: v.clone() for k, v in leaf.state.items()})
+
+    def give(self, gradients: Sequence[Tensor], ascend: bool) -> None:
+        """Hand every unit its gradients."""
+        for unit, members in zip(self.units, self._members, strict=True):
+            unit.give([gradients[i] for i in members], ascend)
