@@ -110,7 +110,8 @@ class Blockwise(Format):
 
     def encode(self, x: Tensor, signed: bool = True, noise: Tensor | None = None) -> Stored:
         scale = self._scale(x, signed)
-        r = x / self._spread(torch.where(scale == 0, 1.0, scale), x)
+        rows, spread = self._rows(x, torch.where(scale == 0, 1.0, scale))
+        r = (rows / spread).view(x.shape)
         r = torch.where(r.isnan(), 0.0 if signed else 1.0, r)
         n = torch.floor(_position(r.abs(), signed) + (0.5 if noise is None else noise * 2.0**-16))
         if signed:
@@ -123,7 +124,8 @@ class Blockwise(Format):
         code, scale = stored
         n = code.to(torch.float32)
         value = (n - 127).sign() * _value((n - 127).abs(), signed) if signed else _value(n, signed)
-        return (value * self._spread(scale, code)).to(dtype)
+        rows, spread = self._rows(value, scale)
+        return (rows * spread).view(code.shape).to(dtype)
 
     def _scale(self, x: Tensor, signed: bool) -> Tensor:
         """The element of largest size of every block, among the finite."""
@@ -137,11 +139,11 @@ class Blockwise(Format):
         low = x.amin(1)
         return torch.where(high >= -low, high, low) if signed else high.clamp(min=0)
 
-    def _spread(self, scale: Tensor, like: Tensor) -> Tensor:
-        """The scale of every element."""
-        spread = scale[:, None].expand(-1, self.block_size)
-        flat = spread.reshape(-1)
-        return flat.view(like.shape) if self._aligned(like) else flat[: like.numel()].view(like.shape)
+    def _rows(self, x: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+        """x and the scale in shapes that broadcast: by blocks, or element by element where the last block is cut."""
+        if self._aligned(x):
+            return x.reshape(-1, self.block_size), scale[:, None]
+        return x.reshape(-1), scale[:, None].expand(-1, self.block_size).reshape(-1)[: x.numel()]
 
     def _aligned(self, x: Tensor) -> bool:
         """Whether every row is whole blocks; only a known length counts, a symbolic one must not be guarded on."""
