@@ -30,6 +30,7 @@ class Transform:
 
     reach: ClassVar[Reach] = Reach.ELEMENT
     slots: ClassVar[Mapping[str, Init]] = {}
+    nonnegative: ClassVar[frozenset[str]] = frozenset()  # slots that are never below zero; 8-bit storage reads it
     needs: ClassVar[frozenset[str]] = frozenset()
     domains: ClassVar[Mapping[str, Domain]] = {}
     _hypers: ClassVar[tuple[str, ...]] = ()

@@ -20,6 +20,7 @@ class ScaleByAdabelief(Transform):
     b2: Hyper = 0.999
     eps: Hyper = 1e-16
     slots = zeros("m", "s")
+    nonnegative = frozenset({"s"})
 
     def update(self, u, at, *, m, s):
         m = m.lerp(u, 1 - self.b1)

@@ -19,6 +19,7 @@ class ScaleByAdadelta(Transform):
     rho: Hyper = 0.9
     eps: Hyper = 1e-6
     slots = zeros("v", "d")
+    nonnegative = frozenset({"v", "d"})
 
     def update(self, u, at, *, v, d):
         v = v.lerp(u * u, 1 - self.rho)

@@ -21,6 +21,7 @@ class ScaleByAdagrad(Transform):
     eps: Hyper = 1e-10
     initial_accumulator_value: float = 0.0
     slots = {"s": lambda step, p: torch.full_like(p, step.initial_accumulator_value)}
+    nonnegative = frozenset({"s"})
 
     def update(self, u, at, *, s):
         s = s + u * u

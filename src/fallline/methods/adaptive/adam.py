@@ -22,6 +22,7 @@ class ScaleByAdam(Transform):
     b2: Hyper = 0.999
     eps: Hyper = 1e-8
     slots = zeros("m", "v")
+    nonnegative = frozenset({"v"})
 
     def update(self, u, at, *, m, v):
         m = m.lerp(u, 1 - self.b1)
@@ -37,6 +38,7 @@ class ScaleByAmsgrad(Transform):
     b2: Hyper = 0.999
     eps: Hyper = 1e-8
     slots = zeros("m", "v", "v_max")
+    nonnegative = frozenset({"v", "v_max"})
 
     def update(self, u, at, *, m, v, v_max):
         m = m.lerp(u, 1 - self.b1)

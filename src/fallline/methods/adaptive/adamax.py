@@ -20,6 +20,7 @@ class ScaleByAdamax(Transform):
     b2: Hyper = 0.999
     eps: Hyper = 1e-8
     slots = zeros("m", "v")
+    nonnegative = frozenset({"v"})
 
     def update(self, u, at, *, m, v):
         m = m.lerp(u, 1 - self.b1)

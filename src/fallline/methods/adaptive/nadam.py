@@ -22,6 +22,7 @@ class ScaleByNadam(Transform):
     eps: Hyper = 1e-8
     momentum_decay: Hyper = 4e-3
     slots = {**zeros("m", "v"), "product": lambda step, p: p.new_ones(())}
+    nonnegative = frozenset({"v"})
 
     def update(self, u, at, *, m, v, product):
         mu, mu_next = (self.b1 * (1 - 0.5 * 0.96 ** (t * self.momentum_decay)) for t in (at.t, at.t + 1))

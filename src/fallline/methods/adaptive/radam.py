@@ -26,6 +26,7 @@ class ScaleByRadam(Transform):
     eps: Hyper = 1e-8
     threshold: float = 5.0
     slots = zeros("m", "v")
+    nonnegative = frozenset({"v"})
 
     def update(self, u, at, *, m, v):
         m = m.lerp(u, 1 - self.b1)

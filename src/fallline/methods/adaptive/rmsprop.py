@@ -20,6 +20,7 @@ class ScaleByRms(Transform):
     b2: Hyper = 0.99
     eps: Hyper = 1e-8
     slots = zeros("v")
+    nonnegative = frozenset({"v"})
 
     def update(self, u, at, *, v):
         v = v.lerp(u * u, 1 - self.b2)
@@ -31,6 +32,7 @@ class ScaleByCentredRms(Transform):
     b2: Hyper = 0.99
     eps: Hyper = 1e-8
     slots = zeros("m", "v")
+    nonnegative = frozenset({"v"})
 
     def update(self, u, at, *, m, v):
         m = m.lerp(u, 1 - self.b2)
