@@ -4,12 +4,13 @@ Only ``step()`` and the ``zero_grad()`` after it are timed. How the gradient got
 have to do, so it is done in the two ways there are:
 
 ``loop``:  a real backward pass (of a linear loss, the cheapest there is) writes into whatever ``.grad`` is.
-``given``: other tensors are assigned to ``.grad``; an optimizer that keeps gradients in a buffer has to gather them.
+``given``: fresh tensors are assigned to ``.grad``; an optimizer that keeps gradients in a buffer has to gather them.
 """
 
 from __future__ import annotations
 
 import gc
+import math
 import signal
 import threading
 import time
@@ -33,6 +34,8 @@ __all__ = ["available_bytes", "flights", "time_set"]
 FLIGHT = 10
 """Contenders that are timed side by side, besides the reference; a longer round would let the machine drift within it."""
 
+MIN_ROUNDS = 2
+
 FLOOR_BYTES = 256 * 2**20
 """Size of each buffer whose copying is the memory floor: far larger than any cache."""
 
@@ -40,14 +43,19 @@ _FLOAT = 4
 
 
 def time_set(
-    which: ParameterSet, contenders: Sequence[Contender], rounds: int, say: Callable[[str], None] = lambda text: None
+    which: ParameterSet,
+    contenders: Sequence[Contender],
+    rounds: int,
+    seconds: float = math.inf,
+    say: Callable[[str], None] = lambda text: None,
 ) -> tuple[list[Row], list[str]]:
-    """Time all contenders on one set: (their rows, what was left out and why)."""
+    """Time all contenders on one set: (their rows, what was left out and why). No new round, after the second, begins
+    when the set has taken so many seconds of rounds."""
     groups, left_out = flights(which, contenders, available_bytes())
     rows: list[Row] = []
     for k, group in enumerate(groups):
         say(f"{which.name}, {k + 1} of {len(groups)}")
-        for row in _Flight(which, group).run(rounds):
+        for row in _Flight(which, group).run(rounds, seconds / len(groups)):
             if k == 0 or (row.method, row.by, row.layout) != (REFERENCE.method, REFERENCE.by, REFERENCE.layout):
                 rows.append(row)
     return rows, left_out
@@ -109,20 +117,20 @@ class _Flight:
         self.which = which
         self.contenders = [REFERENCE, *contenders]
         random = torch.Generator().manual_seed(0)
-        # Serve as gradients and as start. No optimizer here writes into gradients that it was given.
+        # Serve as gradients and as start; shared, because nobody gets them to write into.
         self.slopes = [torch.randn(s, generator=random).mul_(0.01) for s in which.shapes]
 
-    def run(self, rounds: int) -> list[Row]:
+    def run(self, rounds: int, seconds: float) -> list[Row]:
         """A row for each contender on the loop, and on given gradients for those that it makes a difference to."""
         live = [self._start(c) for c in self.contenders]
         if live[0].error:
             raise InvalidValueError(
                 f"{REFERENCE.name} AdamW failed: {live[0].error}. Every time is divided by its time. Update torch."
             )
-        rows = self._rounds(live, rounds, "loop")
+        rows = self._rounds(live, rounds, seconds / 2, "loop")
         keeping = [one for one in live if one.keeps and not one.error]
         if keeping:
-            rows += self._rounds([live[0], *keeping], rounds, "given")[1:]
+            rows += self._rounds([live[0], *keeping], rounds, seconds / 2, "given")[1:]
         return rows
 
     def _start(self, contender: Contender) -> _Live:
@@ -144,30 +152,31 @@ class _Flight:
             _fail(one, error)
         return one
 
-    def _rounds(self, live: list[_Live], rounds: int, path: GradientPath) -> list[Row]:
+    def _rounds(self, live: list[_Live], rounds: int, seconds: float, path: GradientPath) -> list[Row]:
         for one in live:
             one.times, one.backward = [], []
+            if path == "given":  # the first of its kind; the loop's was in _start
+                self._try(one, path)
         copy, in_place = [], []
         buffers = torch.ones(FLOOR_BYTES // _FLOAT), torch.ones(FLOOR_BYTES // _FLOAT)
         gc.collect()
         with _no_collection():
-            for k in range(-1, rounds):  # round -1 warms up and is dropped
+            _bandwidths(*buffers)
+            started = time.perf_counter()
+            for k in range(rounds):
+                if k >= MIN_ROUNDS and time.perf_counter() - started > seconds:
+                    break
                 speeds = _bandwidths(*buffers)
+                copy.append(speeds[0])
+                in_place.append(speeds[1])
                 turn = k % len(live)  # each follows the floor, which empties the caches, once in a while
                 for one in (*live[turn:], *live[:turn]):
                     if one.error:
                         continue
-                    try:
-                        backward, seconds = self._measure(one, path)
-                    except Exception as error:
-                        _fail(one, error)
-                        continue
-                    if k >= 0:
-                        one.times.append(seconds)
-                        one.backward.append(backward)
-                if k >= 0:
-                    copy.append(speeds[0])
-                    in_place.append(speeds[1])
+                    taken = self._try(one, path)
+                    if taken is not None:
+                        one.backward.append(taken[0])
+                        one.times.append(taken[1])
         reference = tuple(live[0].times)
         series: dict[str, Any] = {"reference": reference, "copy": tuple(copy), "in_place": tuple(in_place)}
         return [self._row(one, path, series) for one in live]
@@ -180,6 +189,13 @@ class _Flight:
             return row
         return replace(row, first=one.first, times=tuple(one.times), backward=tuple(one.backward), **series)
 
+    def _try(self, one: _Live, path: GradientPath) -> tuple[float, float] | None:
+        try:
+            return self._measure(one, path)
+        except Exception as error:
+            _fail(one, error)
+            return None
+
     def _measure(self, one: _Live, path: GradientPath) -> tuple[float, float]:
         """(seconds of attaching gradients, seconds of the step and of clearing them)."""
         attached = _seconds(lambda: self._attach(one, path))
@@ -191,7 +207,7 @@ class _Flight:
     def _attach(self, one: _Live, path: GradientPath) -> None:
         if path == "given":
             for p, slope in zip(one.params, self.slopes, strict=True):
-                p.grad = slope.detach()
+                p.grad = slope.clone()
         else:
             terms = [torch.dot(p.view(-1), s.view(-1)) for p, s in zip(one.params, self.slopes, strict=True)]
             torch.autograd.backward(terms)

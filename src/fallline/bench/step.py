@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ DEFAULT_METHODS = ("adamw", "sgd", "lion", "lamb", "lars")
 QUICK_SETS = ("small", "large", "gpt2")
 QUICK_METHODS = ("adamw", "sgd", "lion", "lamb")
 QUICK_LAYOUTS = ("auto", "eager")
+QUICK_SECONDS = 7.0
 SLOW_EAGER = 50_000_000
 """Parameters from which a quick run leaves out uncompiled layouts: a step of theirs takes seconds."""
 
@@ -45,6 +47,11 @@ class Plan:
 
     def rounds_of(self, which: ParameterSet) -> int:
         return self.rounds or (which.quick_rounds if self.quick else which.rounds)
+
+    @property
+    def seconds(self) -> float:
+        """For the rounds of one set."""
+        return QUICK_SECONDS if self.quick and self.rounds is None else math.inf
 
     def contenders(self, which: ParameterSet) -> tuple[list[Contender], list[str]]:
         """Who is timed on a set, and lines on who is not: torch's foreach goes with eager, the rest of others with peers."""
@@ -104,7 +111,7 @@ def run(plan: Plan, say: Callable[[str], None] = lambda text: None) -> Iterator[
     """Time set after set, yielding the rows of each and what was left out."""
     for which in plan.sets:
         contenders, left_out = plan.contenders(which)
-        rows, too_large = time_set(which, contenders, plan.rounds_of(which), say)
+        rows, too_large = time_set(which, contenders, plan.rounds_of(which), plan.seconds, say)
         yield rows, left_out + too_large
 
 

@@ -28,7 +28,7 @@ def cells(row: Row) -> list[str]:
     low, high = row.quartiles
     return [
         *start, _ms(row.median), _ms(min(row.times)), _ms(max(row.times)), f"{row.ratio:.2f}", f"{low:.2f}-{high:.2f}",
-        _ms(sorted(row.backward)[len(row.backward) // 2]), f"{row.first:.2f}", str(row.bytes),
+        _ms(sorted(row.backward)[len(row.backward) // 2]) if row.path != "given" else "", f"{row.first:.2f}", str(row.bytes),
         f"{row.bandwidth / 1e9:.1f}", f"{row.to_copy:.2f}", f"{row.per_byte:.2f}",
     ]  # fmt: skip
 

@@ -27,6 +27,11 @@ _LEFT = ("method", "by", "gradient")
 
 def bench_step(plan: Plan, threads: int, file: Path | None, memory: bool, command: str) -> int:
     """Measure, print, and write the file."""
+    if memory and (plan.rounds is not None or plan.quick):
+        raise InvalidValueError(
+            "--memory got --rounds or --quick, which are about time. Expected it without: memory is counted once, exactly. "
+            "Drop them."
+        )
     if file is not None and not file.parent.is_dir():
         raise InvalidValueError(
             f"--json got {str(file)!r}, but {str(file.parent)!r} is no folder. Expected a file in a folder that exists. "
