@@ -39,7 +39,7 @@ def bench_step(plan: Plan, threads: int, file: Path | None, memory: bool, comman
         )
     out = console()
     load = load_average()
-    with num_threads(threads), start_compiler(plan.layouts) as started:
+    with num_threads(threads), start_compiler(("eager",) if memory else plan.layouts) as started:
         about = {**describe(), "threads": threads, "load": load, "compiler_start": started, "command": command}
         about = {"date": time.strftime("%Y-%m-%d %H:%M"), **{k: v for k, v in about.items() if k != "threads per run"}}
         out.print(header(about))
