@@ -2,13 +2,14 @@
 
 import json
 import math
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from fallline.bench import SETS, TARGETS, ParameterSet, Row, judge, load, make_plan
+from fallline.bench import SETS, TARGETS, ParameterSet, Result, Row, judge, load, make_plan, save
 from fallline.bench.contenders import REFERENCE, Contender, bytes_moved, chain_of, num_slots, others, ours, peers
 from fallline.bench.measure import flights, time_set
 from fallline.bench.memory import extra_memory, trace_memory
@@ -294,6 +295,22 @@ def test_plans():
     assert {c.by for c in make_plan(peers=True).contenders(SETS["small"])[0]} >= {"timm", "optimi", "heavyball"}
     with start_compiler(["eager"]) as seconds:
         assert seconds is None
+
+
+def test_the_tables_of_the_page_are_replaced_and_the_rest_stays(tmp_path):
+    about = dict.fromkeys(("processor", "cores", "load", "torch", "python", "fallline", "revision"), "?")
+    save(tmp_path / "x.json", Result({**about, "date": "today", "threads": 2, "command": "the command"}, (row([0.5]),)))
+    sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
+    try:
+        import performance
+    finally:
+        sys.path.pop(0)
+    text = performance.PAGE.read_text()
+    once = performance.page(text, [tmp_path / "x.json"])
+    assert once == performance.page(once, [tmp_path / "x.json"])
+    assert "`the command`" in once
+    assert "| adamw | fallline auto | loop |" in once
+    assert once.startswith(text.partition(performance.START)[0])
 
 
 def test_the_script_is_the_command():

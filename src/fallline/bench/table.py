@@ -44,7 +44,7 @@ def header(about: Mapping[str, object]) -> str:
     """Where and when, in two lines."""
     started = about.get("compiler_start")
     return (
-        f"{about['date']}, {about['processor']}, {about['cores']} cores, {about['threads']} threads, "
+        f"{about['date']}, {about['processor']}, {about['cores']} cores, {about['threads']} thread{'s' if about['threads'] != 1 else ''}, "
         f"load {about['load']}\n"
         f"torch {about['torch']}, Python {about['python']}, fallline {about['fallline']} ({about['revision']}), float32"
         + (f"; the compiler took {started:.1f} s to start" if isinstance(started, float) else "")
