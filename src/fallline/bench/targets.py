@@ -52,7 +52,8 @@ class Outcome:
             return f"{'met':<18}{self.target.text}: {worst}"
         if math.isinf(self.value):
             return f"{'missed, failed':<18}{self.target.text}: {self.whose}"
-        excess = f"missed by {self.value / self.target.limit - 1:.0%}"
+        times = self.value / self.target.limit
+        excess = f"missed by {times - 1:.0%}" if times < 2 else f"missed by {times:.1f} x"
         return f"{excess:<18}{self.target.text}: {self.missed} of {self.judged}, {worst}"
 
 

@@ -60,8 +60,8 @@ def _times(plan: Plan, about: dict[str, Any], out: Console) -> Result:
             left_out += missing
             _print_rows(found, out)
     out.print("ms: median of step() and zero_grad(). x fused AdamW: median of the ratios within a round. bytes: read and "
-              "written per parameter.\nx copy: times as long as a plain copy of those bytes; below 1 the set fits in the "
-              "caches. gradient: see benchmarks/README.md.")  # fmt: skip
+              "written per parameter.\nx copy, x in place: times as long as a plain copy, or an in-place product, of those bytes. "
+              "More: benchmarks/README.md.")  # fmt: skip
     for line in left_out:
         out.print(Text(f"left out          {line}"))
     out.print()
@@ -100,7 +100,7 @@ def _memory(plan: Plan, about: dict[str, Any], out: Console) -> Result:
 
 
 def _table(columns: Sequence[str]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for name in columns:
         table.add_column(name, no_wrap=name in (*_LEFT, "25-75 %"), justify="left" if name in _LEFT else "right")
     return table
