@@ -14,7 +14,7 @@ from fallline.core.types import Reach
 
 __all__ = ["TARGETS", "Outcome", "Target", "judge"]
 
-Measure = Literal["per_byte", "ratio", "to_foreach", "first"]
+Measure = Literal["per_byte", "ratio", "to_foreach", "compile"]
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Outcome:
         """``met`` or ``missed by ...``, the target, and the row that decided."""
         if self.value is None:
             return f"{'not measured':<18}{self.target.text}"
-        unit = " s" if self.target.measure == "first" else ""
+        unit = " s" if self.target.measure == "compile" else ""
         worst = f"worst {self.value:.2f}{unit}, {self.whose}"
         if self.met:
             return f"{'met':<18}{self.target.text}: {worst}"
@@ -105,7 +105,10 @@ TARGETS = (
         "auto, LAMB and LARS <= 1.5 x fused AdamW on large and gpt2",
         "ratio", 1.5, _row("auto", "large", "gpt2", methods=["lamb", "lars"]),
     ),
-    Target("first step <= 5 s, once the compiler has started", "first", 5.0, _row("compiled")),
+    Target(
+        "first step <= 5 s longer than a later one, once the compiler has started",
+        "compile", 5.0, _row("compiled"),
+    ),
 )  # fmt: skip
 
 
@@ -133,4 +136,4 @@ def _value(target: Target, row: Row, rows: Sequence[Row]) -> float | None:
             if not r.error and (r.by, r.layout, r.method, r.set) == ("torch", "foreach", row.method, row.set)
         ]
         return row.ratio / same[0].ratio if same else None  # both are ratios to the reference beside them
-    return {"per_byte": row.per_byte, "ratio": row.ratio, "first": row.first}[target.measure]
+    return {"per_byte": row.per_byte, "ratio": row.ratio, "compile": row.first - row.median}[target.measure]
