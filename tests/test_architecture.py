@@ -17,9 +17,10 @@ ALLOWED = {
     "optim": {"core", "methods"},
     "testing": {"core", "transforms", "methods", "schedules"},
     "tasks": {"core", "nn"},
+    "bench": {"core", "methods", "transforms", "schedules", "optim", "tasks"},
     "lab": {"core", "transforms", "methods", "schedules", "tasks", "nn", "optim"},
     "report": {"core", "transforms", "methods", "schedules", "tasks", "nn", "optim", "lab"},
-    "cli": {"core", "transforms", "methods", "schedules", "tasks", "nn", "optim", "lab", "report", "testing"},
+    "cli": {"core", "transforms", "methods", "schedules", "tasks", "nn", "optim", "lab", "report", "testing", "bench"},
 }
 STANDALONE = {"core": {"torch"}}
 

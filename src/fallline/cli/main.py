@@ -21,6 +21,9 @@ app = App(
     help_format="markdown",
 )
 
+bench = App(name="bench", help="Measure how fast optimizers step, here, on this machine.")
+app.command(bench)
+
 Budget = Literal["quick", "standard", "thorough"]
 
 
@@ -193,3 +196,50 @@ def claims(*names: str) -> int:
     from fallline.cli.catalogue import print_claims
 
     return print_claims(names)
+
+
+@bench.command
+def step(
+    *,
+    sets: str | None = None,
+    methods: str | None = None,
+    fuse: str | None = None,
+    peers: Annotated[bool, Parameter(negative="")] = False,
+    quick: Annotated[bool, Parameter(negative="")] = False,
+    memory: Annotated[bool, Parameter(negative="")] = False,
+    rounds: int | None = None,
+    threads: int = 2,
+    json: Path | None = None,
+) -> int:
+    """Time the steps of our methods beside torch's fused AdamW, and see how far they are from the memory's limit.
+
+    Parameters
+    ----------
+    sets
+        Parameter sets, separated by commas: large, small, gpt2, mixed. All of them by default.
+    methods
+        Methods, separated by commas; `all` takes every one. By default adamw, sgd (with momentum), lion, lamb, lars.
+    fuse
+        How our steps run, separated by commas, as `auto,eager`. Every way by default.
+    peers
+        Time torch's other optimizers too, and other libraries where they are installed.
+    quick
+        Fewer sets, methods and rounds: less than a minute.
+    memory
+        Instead of times, the memory that a step needs beside parameters, gradients and state.
+    rounds
+        Times that every step is timed; by default as many as the set's size allows.
+    threads
+        Torch's threads.
+    json
+        File for everything, every round's time included.
+    """
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # before torch comes in: its profiler writes to the terminal
+    from fallline.cli.bench import bench_step, plan_of
+
+    plan = plan_of(sets, methods, fuse, peers, quick, rounds)
+    given = {"sets": sets, "methods": methods, "fuse": fuse, "rounds": rounds, "threads": threads}
+    flags = {"peers": peers, "quick": quick, "memory": memory}
+    command = ["fallline bench step", *(f"--{k} {v}" for k, v in given.items() if v is not None)]
+    command += [f"--{k}" for k, v in flags.items() if v]
+    return bench_step(plan, threads, json, memory, " ".join(command))
