@@ -59,8 +59,9 @@ class Segment:
         return max(reaches, default=Reach.ELEMENT)
 
     @cached_property
-    def slots(self) -> tuple[str, ...]:
-        return tuple(f"{key}.{slot}" for key, step in self.named for slot in step.slots)
+    def slots(self) -> dict[str, bool]:
+        """Names of its slots, and whether they have a sign."""
+        return {f"{key}.{slot}": slot not in step.nonnegative for key, step in self.named for slot in step.slots}
 
     @cached_property
     def structure(self) -> Structure:
@@ -73,8 +74,7 @@ class Segment:
 
     def touched(self, arrays: Arrays) -> Arrays:
         """The entries of ``arrays`` that this segment reads or writes."""
-        keys = {part for slot in self.slots for part in self.storage.parts(slot, arrays)} | {"p", "g"}
-        keys |= {"compensation"} if self.last else set()
+        keys = {part for slot in self.slots for part in self.storage.parts(slot)} | {"p", "g", "compensation", "stream"}
         keys |= {"u"} if not (self.first and self.last) else set()
         return {k: v for k, v in arrays.items() if k in keys}
 
@@ -111,14 +111,14 @@ def advance(segment: Segment, arrays: Arrays, numbers: Numbers, guard: bool = Tr
     storage = segment.storage
     p, g = storage.load(arrays), arrays["g"].to(compute_dtype(arrays["p"].dtype))
     u = arrays["u"] if "u" in arrays and not segment.first else g
-    old = {slot: storage.decode(slot, arrays) for slot in segment.slots}
+    old = {slot: storage.decode(slot, arrays, signed) for slot, signed in segment.slots.items()}
     at = At(p, g, numbers["t"], numbers.get("loss"), numbers.get("total"))
     u, new = apply(segment.named, u, at, old)
     if guard:
         u, new = _keep_finite(p, u, new, old, numbers.get("ok"), segment.last)
-    out = storage.store(arrays, p, u, numbers) if segment.last else {"u": u}
+    out = storage.store(arrays, p, u, numbers["t"]) if segment.last else {"u": u}
     for slot, value in new.items():
-        out.update(storage.encode(slot, value, arrays))
+        out.update(storage.encode(slot, value, arrays, segment.slots[slot], numbers["t"]))
     return out
 
 
@@ -146,7 +146,7 @@ class Kernel:
 
     def __init__(self, segment: Segment, arrays: Arrays, numbers: Numbers, batched: bool) -> None:
         self.keys, self.known = tuple(arrays), tuple(numbers)
-        structure, storage = segment.structure, segment.storage
+        structure, storage, rows = segment.structure, segment.storage, _rows(segment, arrays)
 
         def traced(values: list[Tensor], given: list[Tensor], hypers: list[Tensor]) -> dict[str, Tensor]:
             named, left = [], iter(hypers)
@@ -156,7 +156,11 @@ class Kernel:
                 named.append((key, kind(**fields)))
             here = Segment(tuple(named), segment.first, segment.last, storage)
             ours, theirs = dict(zip(self.keys, values, strict=True)), dict(zip(self.known, given, strict=True))
-            return advance(here, ours, theirs, batched=batched)
+            if rows is None:
+                return advance(here, ours, theirs, batched=batched)
+            shaped = {k for k, v in ours.items() if v.shape == ours["p"].shape}
+            out = advance(here, {k: v.view(-1, rows) if k in shaped else v for k, v in ours.items()}, theirs)
+            return {k: v.view(-1) if k in shaped else v for k, v in out.items()}
 
         matrix = segment.reach >= Reach.MATRIX
         # A MATRIX step may branch on shapes, so each shape has its own kernel.
@@ -179,7 +183,8 @@ class Kernel:
         """The kernel for a segment on such arrays: traced once, whatever the hyperparameters and lengths."""
         matrix = segment.reach >= Reach.MATRIX
         kinds = tuple((k, v.dtype, v.device, v.shape if matrix else v.dim()) for k, v in arrays.items())
-        key = (segment.structure, segment.first, segment.last, segment.storage, kinds, tuple(numbers), batched)
+        place = (segment.structure, segment.first, segment.last, segment.storage, _rows(segment, arrays))
+        key = (*place, kinds, tuple(numbers), batched)
         if key not in _KERNELS:
             _KERNELS[key] = Kernel(segment, arrays, numbers, batched)
         return _KERNELS[key]
@@ -199,6 +204,13 @@ class Kernel:
 
 
 _KERNELS: dict[Any, Kernel] = {}
+
+
+def _rows(segment: Segment, arrays: Arrays) -> int | None:
+    """The block of the storage's format, where a flat array consists of whole ones."""
+    block, p = segment.storage.block, arrays["p"]
+    coded = any(v.dtype is torch.uint8 for v in arrays.values())
+    return block if block is not None and coded and p.dim() == 1 and p.numel() % block == 0 else None
 
 
 def _split(

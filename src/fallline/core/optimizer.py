@@ -18,7 +18,7 @@ from fallline.core.groups import groups
 from fallline.core.guard import Guard, Policy
 from fallline.core.kernel import Segment, segments
 from fallline.core.layout import Layout
-from fallline.core.storage import Storage
+from fallline.core.storage import Rounding, Storage
 from fallline.core.transform import Chain, Transform, static_fields
 from fallline.core.types import Reach, Schedule, State
 
@@ -50,6 +50,11 @@ class Optimizer(torch.optim.Optimizer):
         nonfinite: what to do with a step in which a gradient, or its square, is not finite. ``"skip"``: the whole step changes
             nothing and is counted in ``num_skipped``; ``"raise"``; ``"zero"``: those entries count as zero.
         patience: skipped steps in a row after which ``step`` raises, naming the parameter.
+        state_format: ``"float32"``, ``"bfloat16"`` or ``"8bit"`` (blocks of 256 with a scale, in tensors of 4,096 elements and
+            more; Dettmers et al. 2022, arXiv:2110.02861). Methods compute in float32 all the same.
+        rounding: how bfloat16 and float16 parameters take small updates: ``"kahan"`` keeps what was rounded off in one more
+            tensor of their dtype, ``"stochastic"`` is right on average, ``"nearest"`` loses them.
+        seed: of the random numbers of rounding; they depend on it, the parameter's name and the step, and on nothing else.
 
     Hyperparameters may be numbers, 0-d tensors or schedules of the group's step. A scheduled one is written into its
     group before each step; editing it by hand is an error, since the edit could not take effect.
@@ -80,6 +85,9 @@ class Optimizer(torch.optim.Optimizer):
         fuse: Fuse = "auto",
         nonfinite: Policy = "skip",
         patience: int = 100,
+        state_format: str = "float32",
+        rounding: Rounding = "kahan",
+        seed: int = 0,
     ) -> None:
         if fuse not in FUSE_MODES:
             raise unknown("fuse mode", str(fuse), FUSE_MODES)
@@ -89,7 +97,7 @@ class Optimizer(torch.optim.Optimizer):
                 f"Install it, or use fuse='auto'."
             )
         self._fuse: Fuse = fuse
-        self._storage = Storage()
+        self._storage = Storage(state_format, rounding, seed)
         self._guard = Guard(nonfinite, patience)
         self._chains: list[Chain] = []
         self._resolved: dict[int, tuple[Any, list[Segment]]] = {}
@@ -138,7 +146,7 @@ class Optimizer(torch.optim.Optimizer):
             self._chains.append(chain)
             for p in members:
                 if p.requires_grad:
-                    self._create_state(p, chain)
+                    self._create_state(p, len(self.param_groups) - 1)
         except BaseException:
             self.param_groups.pop()
             raise
@@ -147,14 +155,18 @@ class Optimizer(torch.optim.Optimizer):
         values = {k: v(1) if isinstance(v, Schedule) else v for k, v in {**chain.hypers, **chain.options}.items()}
         return self._to_group_keys(values)
 
-    def _create_state(self, p: Tensor, chain: Chain) -> State:
-        state = self._fresh_state(chain, p)
-        self.state[p] = state
-        return state
+    def _create_state(self, p: Tensor, index: int) -> None:
+        self.state[p] = self._fresh_state(p, index)
 
-    def _fresh_state(self, chain: Chain, p: Tensor) -> State:
+    def _name(self, p: Tensor, index: int) -> str:
+        """A parameter's name, or its place where it has none."""
+        group = self.param_groups[index]
+        place = next(i for i, q in enumerate(group["params"]) if q is p)
+        return group["param_names"][place] if "param_names" in group else f"parameter {place} of group {index}"
+
+    def _fresh_state(self, p: Tensor, index: int) -> State:
         step = torch.zeros((), dtype=torch.int64, device=p.device)
-        return {"step": step, **self._storage.create(chain.steps, p)}
+        return {"step": step, **self._storage.create(self._chains[index].steps, p, self._name(p, index))}
 
     @property
     def num_skipped(self) -> int:
@@ -245,7 +257,7 @@ class Optimizer(torch.optim.Optimizer):
                 held.leave(present)
             for p in present:
                 if not self.state[p]:  # frozen until now
-                    self._create_state(p, chain)
+                    self._create_state(p, index)
             names = dict(zip(map(id, group["params"]), group.get("param_names", ()), strict=False))
             held = Layout(present, self.state, chain.reach, self._fuse, [names.get(id(p), "") for p in present])
             self._layouts[index] = held
@@ -390,7 +402,7 @@ class Optimizer(torch.optim.Optimizer):
             if not states.get(key):  # frozen until the checkpoint was made
                 moves.append((p, {}))
                 continue
-            moves.append((p, _copied(label, self._fresh_state(self._chains[index], p), states[key])))
+            moves.append((p, _copied(label, self._fresh_state(p, index), states[key])))
         return moves
 
     def __getstate__(self) -> dict[str, Any]:

@@ -1,51 +1,130 @@
-"""Storage: in which precision state is kept, and how a result is rounded into a half-precision parameter."""
+"""Storage: in which format state is kept between steps, and how a result is rounded into a half-precision parameter.
+
+Methods never see it: what is stored is decoded to compute precision before their maths and encoded after it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
+from fallline.core.errors import InvalidTypeError, unknown
+from fallline.core.formats import FORMATS, Blockwise, Format
+from fallline.core.rounding import ROUNDED, kahan, random_bits, stochastic, stream_key
 from fallline.core.transform import Transform, named_steps
 from fallline.core.types import State
 
-__all__ = ["Storage", "compute_dtype"]
+__all__ = ["Rounding", "Storage", "compute_dtype"]
+
+Rounding = Literal["kahan", "stochastic", "nearest"]
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
     """Arithmetic is in float32 for half-precision parameters, else in the parameter's own dtype."""
-    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
+    return torch.float32 if dtype in ROUNDED else dtype
 
 
 @dataclass(frozen=True)
 class Storage:
-    """How the optimizer keeps what it keeps. Methods see compute precision only."""
+    """How the optimizer keeps what it keeps.
 
-    def create(self, steps: Sequence[Transform], p: Tensor) -> State:
-        """Everything kept for one parameter: every slot of every step, named ``step.slot``."""
+    Besides the slots, the state of a parameter may hold ``compensation``, what rounding has kept from a half-precision
+    parameter so far, and ``stream``, the key of its random numbers.
+    """
+
+    format: str = "float32"
+    rounding: Rounding = "kahan"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.format not in FORMATS:
+            raise unknown("state format", str(self.format), FORMATS)
+        if self.rounding not in get_args(Rounding):
+            raise unknown("rounding", str(self.rounding), get_args(Rounding))
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int):
+            raise InvalidTypeError(
+                f"Optimizer got seed={self.seed!r}. Expected a whole number. Write for example seed=0."
+            )
+
+    @property
+    def _format(self) -> Format:
+        return FORMATS[self.format]
+
+    @property
+    def block(self) -> int | None:
+        """Elements that share a scale, in formats with scales; tensors of whole blocks are faster laid out in rows of it."""
+        return self._format.block_size if isinstance(self._format, Blockwise) else None
+
+    def create(self, steps: Sequence[Transform], p: Tensor, name: str) -> State:
+        """Everything kept for one parameter: every slot of every step, named ``step.slot``, and what rounding needs."""
         like = p.detach().to(compute_dtype(p.dtype))
-        return {f"{key}.{s}": init(step, like) for key, step in named_steps(steps) for s, init in step.slots.items()}
+        state: State = {}
+        for key, step in named_steps(steps):
+            for slot, init in step.slots.items():
+                state.update(self._created(f"{key}.{slot}", init(step, like), slot not in step.nonnegative))
+        half = p.dtype in ROUNDED
+        if half and self.rounding == "kahan":
+            state["compensation"] = torch.zeros_like(p, requires_grad=False)
+        coded = self.format != "float32" and any(v.dtype != like.dtype for v in state.values())
+        if coded or (half and self.rounding == "stochastic"):
+            state["stream"] = torch.tensor(stream_key(self.seed, name), device=p.device)
+        return state
 
-    def parts(self, slot: str, arrays: Mapping[str, Tensor]) -> tuple[str, ...]:
-        """The stored tensors of a slot."""
-        return (slot,)
+    def _created(self, slot: str, value: Tensor, signed: bool) -> State:
+        if not self._format.applies(value):
+            return {slot: value}
+        return dict(zip(self._format.parts(slot), self._format.encode(value, signed), strict=True))
+
+    def parts(self, slot: str) -> tuple[str, ...]:
+        """The stored tensors that a slot may have."""
+        return self._format.parts(slot)
 
     def load(self, arrays: Mapping[str, Tensor]) -> Tensor:
-        """The parameter in compute precision."""
-        p = arrays["p"]
-        return p.to(compute_dtype(p.dtype))
+        """The parameter in compute precision, with what rounding kept from it."""
+        p = arrays["p"].to(compute_dtype(arrays["p"].dtype))
+        return p + arrays["compensation"].to(p.dtype) if "compensation" in arrays else p
 
-    def store(self, arrays: Mapping[str, Tensor], p: Tensor, u: Tensor, numbers: Mapping[str, Any]) -> State:
-        """What is written when the parameter moves from ``p`` to ``p - u``."""
-        return {"p": (p - u).to(arrays["p"].dtype)}
+    def store(self, arrays: Mapping[str, Tensor], p: Tensor, u: Tensor, t: Any) -> State:
+        """What is written when the parameter moves from ``p``, as loaded, to ``p - u``."""
+        held = arrays["p"]
+        if "compensation" in arrays:
+            moved, left = kahan(held, arrays["compensation"], u)
+            return {"p": moved, "compensation": left}
+        if held.dtype in ROUNDED and self.rounding == "stochastic":
+            return {"p": stochastic(p - u, held.dtype, self._noise("p", arrays, t))}
+        return {"p": (p - u).to(held.dtype)}
 
-    def decode(self, slot: str, arrays: Mapping[str, Tensor]) -> Tensor:
+    def decode(self, slot: str, arrays: Mapping[str, Tensor], signed: bool) -> Tensor:
         """A slot in compute precision."""
-        return arrays[slot]
+        dtype = compute_dtype(arrays["p"].dtype)
+        if not self._is_coded(slot, arrays):
+            return arrays[slot]
+        return self._format.decode(tuple(arrays[part] for part in self.parts(slot)), signed, dtype)
 
-    def encode(self, slot: str, value: Tensor, arrays: Mapping[str, Tensor]) -> State:
-        """What is written when a slot gets a new value."""
-        return {slot: value}
+    def encode(self, slot: str, value: Tensor, arrays: Mapping[str, Tensor], signed: bool, t: Any) -> State:
+        """What is written when a slot gets a new value. Rounded to nearest, slow averages would stand still."""
+        if not self._is_coded(slot, arrays):
+            return {slot: value}
+        noise = self._noise(slot, arrays, t)
+        return dict(zip(self.parts(slot), self._format.encode(value, signed, noise), strict=True))
+
+    def _is_coded(self, slot: str, arrays: Mapping[str, Tensor]) -> bool:
+        held = arrays[slot]
+        return held.dim() > 0 and held.dtype in (torch.bfloat16, torch.uint8) and self.format != "float32"
+
+    def _noise(self, what: str, arrays: Mapping[str, Tensor], t: Any) -> Tensor:
+        """Random bits for every element of ``p``: the same in every layout, whatever was drawn before."""
+        return random_bits(arrays["stream"] ^ stream_key(0, what), t, _places(arrays["p"]))
+
+
+def _places(p: Tensor) -> Tensor:
+    """The place of every element in memory, counted from zero, if the tensor is dense; else its place in reading order."""
+    places = torch.arange(p.numel(), device=p.device)
+    if p.dim() == 1 or p.is_contiguous():
+        return places.view(p.shape)
+    dense = sorted(range(p.dim()), key=lambda i: -p.stride(i))
+    return places.as_strided(p.shape, p.stride()) if p.permute(dense).is_contiguous() else places.view(p.shape)

@@ -79,6 +79,7 @@ class Leaf:
         """What a segment works on, and whether it has a batch dimension; flat if asked for and memory allows it."""
         held = {k: v for k, v in self.state.items() if k != "step"}
         arrays = {"p": self.p.detach(), "g": self.g, **({} if self.u is None else {"u": self.u}), **held}
+        flat = flat or any(v.dtype is torch.uint8 for v in held.values())  # blocks are those of the flat tensor
         order = _dense_order(self.p) if flat and reach < Reach.MATRIX else None
         if order is not None:
             shaped = {k for k, v in arrays.items() if v.shape == self.p.shape}
@@ -211,11 +212,15 @@ Unit: TypeAlias = Leaf | Arena
 
 
 def make_arenas(leaves: Sequence[Leaf], reach: Reach) -> list[Unit]:
-    """Small leaves of equal dtype, device and step side by side, at most ARENA_SIZE elements together; others alone."""
+    """Small leaves of equal dtype, device and step side by side, at most ARENA_SIZE elements together; others alone.
+
+    So are leaves with random numbers or blocks of their own.
+    """
     units: list[Unit] = []
     joining: dict[Any, list[Leaf]] = {}
     for leaf in leaves:
-        if leaf.num_elements > ARENA_MEMBER or _dense_order(leaf.p) is None or not leaf.num_elements:
+        alone = "stream" in leaf.state or any(v.dtype is torch.uint8 for v in leaf.state.values())
+        if alone or not 0 < leaf.num_elements <= ARENA_MEMBER or _dense_order(leaf.p) is None:
             units.append(leaf)
             continue
         kinds = tuple((k, v.dtype) for k, v in sorted(leaf.state.items()))
