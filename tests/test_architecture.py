@@ -11,15 +11,30 @@ ROOT = Path(fallline.__file__).parent
 # package -> packages of ours that it may import
 ALLOWED = {
     "core": set(),
+    "checkpoint": {"core"},
     "transforms": {"core"},
     "schedules": {"core", "transforms"},
     "methods": {"core", "transforms", "schedules"},
     "optim": {"core", "methods"},
     "testing": {"core", "transforms", "methods", "schedules"},
     "tasks": {"core", "nn"},
-    "lab": {"core", "transforms", "methods", "schedules", "tasks", "nn", "optim"},
-    "report": {"core", "transforms", "methods", "schedules", "tasks", "nn", "optim", "lab"},
-    "cli": {"core", "transforms", "methods", "schedules", "tasks", "nn", "optim", "lab", "report", "testing"},
+    "lab": {"core", "transforms", "methods", "schedules", "tasks", "nn", "optim", "checkpoint"},
+    "report": {"core", "transforms", "methods", "schedules", "tasks", "nn", "optim", "checkpoint", "lab"},
+    "cli": {
+        *(
+            "core",
+            "transforms",
+            "methods",
+            "schedules",
+            "tasks",
+            "nn",
+            "optim",
+            "checkpoint",
+            "lab",
+            "report",
+            "testing",
+        )
+    },
 }
 STANDALONE = {"core": {"torch"}}
 
