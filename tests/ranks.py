@@ -6,7 +6,6 @@ import datetime
 import multiprocessing
 import os
 import pickle
-import signal
 import sys
 import tempfile
 import time
@@ -38,13 +37,14 @@ def run_ranks(fn: Callable[..., Any], world_size: int, *args: Any, timeout: floa
             pipes.append(ours)
             processes.append(process)
         try:
-            return _collect(pipes, timeout)
+            values = _collect(pipes, timeout)
+            for process in processes:  # each has sent its value and is about to end
+                process.join(2)
+            return values
         finally:
             for process in processes:
-                process.join(1 if process.is_alive() else 0)
-                if process.is_alive():
-                    os.kill(process.pid, signal.SIGKILL)
-                    process.join()
+                process.kill()
+                process.join()
 
 
 def _collect(pipes: list[Connection], timeout: float) -> list[Any]:
