@@ -12,6 +12,7 @@ from torch import nn
 
 import fallline
 from fallline.checkpoint import CheckpointError, load, read, save
+from fallline.checkpoint.file import DTYPES
 from fallline.checkpoint.structure import Tensors, decode, encode
 
 METHODS = {
@@ -90,6 +91,15 @@ TENSORS = {
 def test_every_kind_of_tensor_survives(tmp_path, name):
     save(tmp_path / "run", extra=[TENSORS[name], torch.ones(3, dtype=torch.int8)])
     assert bits(load(tmp_path / "run")[0]) == bits(TENSORS[name])
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_every_dtype_survives_and_safetensors_reads_it(tmp_path, dtype):
+    data = torch.tensor([1, 0, 1, 1] * 8, dtype=torch.uint8)
+    save(tmp_path / "run", extra=data.view(dtype))
+    assert bits(load(tmp_path / "run")) == bits(data.view(dtype))
+    with safe_open(tmp_path / "run", "pt") as file:
+        assert torch.equal(file.get_tensor("extra").reshape(-1).view(torch.uint8), data)
 
 
 def test_views_of_one_arena_are_written_once_each(tmp_path):

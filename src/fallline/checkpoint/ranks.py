@@ -40,10 +40,11 @@ def together(doing: str) -> Iterator[None]:
             ) from failure
     except Exception as failure:
         error = failure
-    told: list[str | None] = [None if error is None else str(error)]
+    own = None if error is None else str(error)
+    told: list[str | None] = [own]
     if not alone():
         told = [None] * dist.get_world_size()
-        dist.all_gather_object(told, None if error is None else f"{error}")
+        dist.all_gather_object(told, own)
     if error is not None:
         raise error
     for number, text in enumerate(told):
@@ -61,7 +62,7 @@ def from_rank_0(make: Callable[[], T]) -> T:
             answer[1] = error
     if not alone():
         own = answer[1]
-        answer[1] = None if own is None else CheckpointError(f"{own}")
+        answer[1] = None if own is None else CheckpointError(str(own))
         dist.broadcast_object_list(answer, src=0)
         answer[1] = own or answer[1]
     if answer[1] is not None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fallline.checkpoint.structure import identity_of, is_distributed
 from fallline.core.errors import CheckpointError
 
-__all__ = ["require_parts", "restore"]
+__all__ = ["check_model", "require_parts", "restore"]
 
 
 def require_parts(
@@ -40,11 +40,10 @@ def restore(
         if optimizer is not None:
             optimizer.load_state_dict(parts["optimizer"])
         return
-    saved = parts["model"]
-    _check(path, saved, model.state_dict(), strict)
+    check_model(path, parts, model, strict)
     before = {name: _kept(value) for name, value in model.state_dict().items()}
     try:
-        model.load_state_dict(saved, strict=strict)
+        model.load_state_dict(parts["model"], strict=strict)
         if optimizer is not None:
             optimizer.load_state_dict(parts["optimizer"])
     except BaseException:
@@ -52,7 +51,9 @@ def restore(
         raise
 
 
-def _check(path: Any, saved: Mapping[str, Any], live: Mapping[str, Any], strict: bool) -> None:
+def check_model(path: Any, parts: Mapping[str, Any], model: nn.Module, strict: bool) -> None:
+    """Refuse a model whose names, shapes, dtypes or ties are not the checkpoint's."""
+    saved, live = parts["model"], model.state_dict()
     missing, stray = [n for n in live if n not in saved], [n for n in saved if n not in live]
     if strict and (missing or stray):
         differences = [f"lacks {_few(missing)}"] * bool(missing) + [f"has also {_few(stray)}"] * bool(stray)

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from fallline.checkpoint import ranks
 from fallline.checkpoint.atomic import fsync_folder
 from fallline.checkpoint.file import read_file, write_file
-from fallline.checkpoint.restore import require_parts, restore
+from fallline.checkpoint.restore import check_model, require_parts, restore
 from fallline.checkpoint.schema import upgraded
 from fallline.checkpoint.storage import ChunkReader, ChunkWriter, dtype_of
 from fallline.checkpoint.structure import Tensors
@@ -102,6 +102,9 @@ def load_sharded(
     with ranks.together("load_sharded"):
         parts = upgraded(decode_parts(document, {**targets, **contents.tensors}), contents.schema)
         parts["optimizer"] = _by_index(parts["optimizer"])
+        if model is not None:
+            check_model(source, parts, model, strict)
+    with ranks.together("load_sharded"):  # not before all ranks have found that their models fit
         restore(source, parts, model, optimizer, strict)
     return moved(parts["extra"], map_location)
 
