@@ -197,6 +197,15 @@ def test_safetensors_itself_opens_the_file(tmp_path):
     assert metadata["fallline"] == fallline.__version__
 
 
+def test_every_tensor_is_aligned_for_readers_that_map_the_file(tmp_path):
+    save(tmp_path / "run", extra=[torch.ones(1, dtype=dtype) for dtype in reversed(DTYPES)])
+    content = (tmp_path / "run").read_bytes()
+    start = 8 + int.from_bytes(content[:8], "little")
+    entries = json.loads(content[8:start])
+    for i, dtype in enumerate(reversed(DTYPES)):
+        assert (start + entries[f"extra.{i}"]["data_offsets"][0]) % dtype.itemsize == 0
+
+
 def test_parts_are_read_without_model_or_optimizer(tmp_path):
     model = net()
     optimizer = fallline.optim.Adam(model.parameters(), lr=0.1)
