@@ -72,8 +72,10 @@ def stub() -> str:
         "from typing import Any, ClassVar",
         "",
         "from fallline.core.execute import Fuse",
+        "from fallline.core.guard import Policy",
         "from fallline.core.method import Method",
         "from fallline.core.optimizer import Alias, Optimizer",
+        "from fallline.core.storage import Rounding",
         "from fallline.core.types import Hyper",
         "",
         "def aliases_of(entry: Method) -> dict[str, Alias]: ...",
@@ -94,11 +96,11 @@ def stub() -> str:
 
 
 def _type(entry: Method, name: str, default: object) -> str:
-    if name == "fuse":
-        return "Fuse"
+    if name in fallline.optim.RUNNING:
+        return str(fallline.optim.RUNNING[name].annotation)
     if isinstance(default, tuple):
         return f"tuple[{', '.join(['Hyper'] * len(default))}]"
-    return type(default).__name__ if name == "maximize" or name in entry.options else "Hyper"
+    return type(default).__name__ if name in entry.options else "Hyper"
 
 
 def pages() -> dict[Path, str]:

@@ -22,12 +22,14 @@ _HOME = {
     "method": "fallline.core.method",
     "METHODS": "fallline.core.method",
     "groups": "fallline.core.groups",
+    "save": "fallline.checkpoint",
+    "load": "fallline.checkpoint",
     "Reach": "fallline.core.types",
     "At": "fallline.core.types",
     "Hyper": "fallline.core.types",
     "State": "fallline.core.types",
 }
-_PACKAGES = ("optim", "methods", "transforms", "schedules", "tasks", "lab", "report", "testing")
+_PACKAGES = ("checkpoint", "optim", "methods", "transforms", "schedules", "tasks", "lab", "report", "testing")
 
 __all__ = [
     "METHODS",
@@ -38,12 +40,15 @@ __all__ = [
     "State",
     "Transform",
     "chain",
+    "checkpoint",
     "groups",
     "lab",
+    "load",
     "method",
     "methods",
     "optim",
     "report",
+    "save",
     "schedules",
     "tasks",
     "testing",
@@ -53,7 +58,8 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from fallline import lab, methods, optim, report, schedules, tasks, testing, transforms
+    from fallline import checkpoint, lab, methods, optim, report, schedules, tasks, testing, transforms
+    from fallline.checkpoint import load, save
     from fallline.core.groups import groups
     from fallline.core.method import METHODS, method
     from fallline.core.optimizer import Optimizer

@@ -17,22 +17,31 @@ from fallline.core.optimizer import Alias, Optimizer
 __all__ = [entry.label for entry in METHODS.values()]
 
 
+RUNNING = {
+    a.name: a
+    for a in inspect.signature(Optimizer.__init__).parameters.values()
+    if a.kind is inspect.Parameter.KEYWORD_ONLY
+}
+"""How any method is run: maximize, fuse, nonfinite ... as ``Optimizer`` takes them."""
+
+
 class DropIn(Optimizer):
     """Base of the generated classes: binds torch's argument names to a method's recipe."""
 
     method: ClassVar[Method]
     __signature__: ClassVar[inspect.Signature]
 
-    def __init__(self, params: Any, *args: Any, maximize: bool = False, fuse: str = "auto", **values: Any) -> None:
-        names = [n for n in self.__signature__.parameters if n not in ("params", "maximize", "fuse")]
+    def __init__(self, params: Any, *args: Any, **values: Any) -> None:
+        names = [n for n in self.__signature__.parameters if n != "params" and n not in RUNNING]
         if len(args) > len(names):
             raise InvalidTypeError(
                 f"{type(self).__name__} got {len(args)} positional hyperparameters. It takes at most {len(names)}: "
                 f"{', '.join(names)}. Pass them by name."
             )
+        running = {n: values.pop(n) for n in RUNNING if n in values}
         given = {**dict(zip(names, args, strict=False)), **values}
         chain = self.method().rebuild(self._from_group_keys(self.method(), given))
-        super().__init__(params, chain, maximize=maximize, fuse=fuse)  # type: ignore[arg-type]
+        super().__init__(params, chain, **running)
 
 
 def aliases_of(entry: Method) -> dict[str, Alias]:
@@ -56,9 +65,7 @@ def _signature(entry: Method) -> inspect.Signature:
         target = aliases_of(entry).get(key, key)
         default = default if isinstance(target, str) else tuple(entry.defaults[n] for n in target)
         parameters.append(inspect.Parameter(key, kind, default=default))
-    for name, default in (("maximize", False), ("fuse", "auto")):
-        parameters.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default))
-    return inspect.Signature(parameters)
+    return inspect.Signature([*parameters, *RUNNING.values()])
 
 
 def _drop_in(entry: Method) -> type[DropIn]:

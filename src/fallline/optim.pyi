@@ -2,8 +2,10 @@
 from typing import Any, ClassVar
 
 from fallline.core.execute import Fuse
+from fallline.core.guard import Policy
 from fallline.core.method import Method
 from fallline.core.optimizer import Alias, Optimizer
+from fallline.core.storage import Rounding
 from fallline.core.types import Hyper
 
 def aliases_of(entry: Method) -> dict[str, Alias]: ...
@@ -22,6 +24,11 @@ class AMSGrad(DropIn):
         *,
         maximize: bool = ...,
         fuse: Fuse = ...,
+        nonfinite: Policy = ...,
+        patience: int = ...,
+        state_format: str = ...,
+        rounding: Rounding = ...,
+        seed: int = ...,
     ) -> None: ...
 
 class AdaBelief(DropIn):
@@ -35,6 +42,11 @@ class AdaBelief(DropIn):
         *,
         maximize: bool = ...,
         fuse: Fuse = ...,
+        nonfinite: Policy = ...,
+        patience: int = ...,
+        state_format: str = ...,
+        rounding: Rounding = ...,
+        seed: int = ...,
     ) -> None: ...
 
 class Adadelta(DropIn):
@@ -48,6 +60,11 @@ class Adadelta(DropIn):
         *,
         maximize: bool = ...,
         fuse: Fuse = ...,
+        nonfinite: Policy = ...,
+        patience: int = ...,
+        state_format: str = ...,
+        rounding: Rounding = ...,
+        seed: int = ...,
     ) -> None: ...
 
 class Adagrad(DropIn):
@@ -62,6 +79,11 @@ class Adagrad(DropIn):
         *,
         maximize: bool = ...,
         fuse: Fuse = ...,
+        nonfinite: Policy = ...,
+        patience: int = ...,
+        state_format: str = ...,
+        rounding: Rounding = ...,
+        seed: int = ...,
     ) -> None: ...
 
 class Adam(DropIn):
@@ -77,6 +99,11 @@ class Adam(DropIn):
         *,
         maximize: bool = ...,
         fuse: Fuse = ...,
+        nonfinite: Policy = ...,
+        patience: int = ...,
+        state_format: str = ...,
+        rounding: Rounding = ...,
+        seed: int = ...,
     ) -> None: ...
 
 class AdamW(DropIn):
@@ -91,6 +118,11 @@ class AdamW(DropIn):
         *,
         maximize: bool = ...,
         fuse: Fuse = ...,
+        nonfinite: Policy = ...,
+        patience: int = ...,
+        state_format: str = ...,
+        rounding: Rounding = ...,
+        seed: int = ...,
     ) -> None: ...
 
 class Adamax(DropIn):
@@ -104,6 +136,11 @@ class Adamax(DropIn):
         *,
         maximize: bool = ...,
         fuse: Fuse = ...,
+        nonfinite: Policy = ...,
+        patience: int = ...,
+        state_format: str = ...,
+        rounding: Rounding = ...,
+        seed: int = ...,
     ) -> None: ...
 
 class LAMB(DropIn):
@@ -117,6 +154,11 @@ class LAMB(DropIn):
         *,
         maximize: bool = ...,
         fuse: Fuse = ...,
+        nonfinite: Policy = ...,
+        patience: int = ...,
+        state_format: str = ...,
+        rounding: Rounding = ...,
+        seed: int = ...,
     ) -> None: ...
 
 class LARS(DropIn):
@@ -130,6 +172,11 @@ class LARS(DropIn):
         *,
         maximize: bool = ...,
         fuse: Fuse = ...,
+        nonfinite: Policy = ...,
+        patience: int = ...,
+        state_format: str = ...,
+        rounding: Rounding = ...,
+        seed: int = ...,
     ) -> None: ...
 
 class Lion(DropIn):
@@ -142,6 +189,11 @@ class Lion(DropIn):
         *,
         maximize: bool = ...,
         fuse: Fuse = ...,
+        nonfinite: Policy = ...,
+        patience: int = ...,
+        state_format: str = ...,
+        rounding: Rounding = ...,
+        seed: int = ...,
     ) -> None: ...
 
 class NAdam(DropIn):
@@ -157,6 +209,11 @@ class NAdam(DropIn):
         *,
         maximize: bool = ...,
         fuse: Fuse = ...,
+        nonfinite: Policy = ...,
+        patience: int = ...,
+        state_format: str = ...,
+        rounding: Rounding = ...,
+        seed: int = ...,
     ) -> None: ...
 
 class Nesterov(DropIn):
@@ -169,6 +226,11 @@ class Nesterov(DropIn):
         *,
         maximize: bool = ...,
         fuse: Fuse = ...,
+        nonfinite: Policy = ...,
+        patience: int = ...,
+        state_format: str = ...,
+        rounding: Rounding = ...,
+        seed: int = ...,
     ) -> None: ...
 
 class RAdam(DropIn):
@@ -184,6 +246,11 @@ class RAdam(DropIn):
         *,
         maximize: bool = ...,
         fuse: Fuse = ...,
+        nonfinite: Policy = ...,
+        patience: int = ...,
+        state_format: str = ...,
+        rounding: Rounding = ...,
+        seed: int = ...,
     ) -> None: ...
 
 class RMSprop(DropIn):
@@ -199,6 +266,11 @@ class RMSprop(DropIn):
         *,
         maximize: bool = ...,
         fuse: Fuse = ...,
+        nonfinite: Policy = ...,
+        patience: int = ...,
+        state_format: str = ...,
+        rounding: Rounding = ...,
+        seed: int = ...,
     ) -> None: ...
 
 class Rprop(DropIn):
@@ -211,6 +283,11 @@ class Rprop(DropIn):
         *,
         maximize: bool = ...,
         fuse: Fuse = ...,
+        nonfinite: Policy = ...,
+        patience: int = ...,
+        state_format: str = ...,
+        rounding: Rounding = ...,
+        seed: int = ...,
     ) -> None: ...
 
 class SGD(DropIn):
@@ -225,4 +302,9 @@ class SGD(DropIn):
         *,
         maximize: bool = ...,
         fuse: Fuse = ...,
+        nonfinite: Policy = ...,
+        patience: int = ...,
+        state_format: str = ...,
+        rounding: Rounding = ...,
+        seed: int = ...,
     ) -> None: ...

@@ -5,7 +5,15 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["FalllineError", "InvalidTypeError", "InvalidValueError", "UnknownNameError", "nearest", "unknown"]
+__all__ = [
+    "CheckpointError",
+    "FalllineError",
+    "InvalidTypeError",
+    "InvalidValueError",
+    "UnknownNameError",
+    "nearest",
+    "unknown",
+]
 
 
 class FalllineError(Exception):
@@ -22,6 +30,10 @@ class InvalidTypeError(FalllineError, TypeError):
 
 class UnknownNameError(FalllineError, ValueError):
     """A name that is not registered; the text lists the nearest known ones."""
+
+
+class CheckpointError(FalllineError, ValueError):
+    """A checkpoint that cannot be written, is damaged, or does not belong to what it is loaded into."""
 
 
 def nearest(name: str, known: Iterable[str], limit: int = 3) -> list[str]:

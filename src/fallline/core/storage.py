@@ -126,5 +126,6 @@ def _places(p: Tensor) -> Tensor:
     places = torch.arange(p.numel(), device=p.device)
     if p.dim() == 1 or p.is_contiguous():
         return places.view(p.shape)
-    dense = sorted(range(p.dim()), key=lambda i: -p.stride(i))
+    strides = p.stride()
+    dense = sorted(range(p.dim()), key=lambda i: -strides[i])
     return places.as_strided(p.shape, p.stride()) if p.permute(dense).is_contiguous() else places.view(p.shape)
