@@ -160,7 +160,15 @@ def test_idx_is_read_as_the_format_says(tmp_path):
         ("a", IDX[:6], r"not with the mark of an IDX file"),
         ("a", b"", r"not with the mark of an IDX file"),
     ],
-    ids=("not gzip", "short gzip", "short xz", "short", "foreign", "only a head", "empty"),  # gzip's bytes hold the time
+    ids=(
+        "not gzip",
+        "short gzip",
+        "short xz",
+        "short",
+        "foreign",
+        "only a head",
+        "empty",
+    ),  # gzip's bytes hold the time
 )
 def test_damaged_files_are_said_to_be_damaged(tmp_path, name, content, text):
     (tmp_path / name).write_bytes(content)
