@@ -173,24 +173,30 @@ def extreme_gradients_neither_freeze_nor_diverge(method: Method) -> None:
 
 def _best_on_a_quadratic(method: Method, opening: list[float]) -> float:
     """Final loss over initial loss at the best learning rate, the middle ones tried first; ``opening`` scales gradients."""
-    curvature, best = torch.logspace(0, 1, 20), math.inf
+    best = math.inf
     for u in (0.6, 0.8, 0.4, 1.0, 0.2):
-        p = nn.Parameter(torch.linspace(-1, 1, 20))
-        lr = method.space["lr"].at(u)
-        optimizer = build(method, [p], lr=lr)
-        start = float((curvature * p.detach() ** 2).sum())
-        for scale in opening:
-            p.grad = scale * p.detach().sign()
-            optimizer.step()
-        for t in range(400):
-            optimizer.param_groups[0]["lr"] = lr * (1 - t / 400)
-            p.grad = 2 * curvature * p.detach()
-            optimizer.step()
-        loss = float((curvature * p.detach() ** 2).sum()) / start
-        best = min(best, loss if math.isfinite(loss) else math.inf)
+        try:
+            best = min(best, _quadratic(method, method.space["lr"].at(u), opening))
+        except RuntimeError:  # it diverged until its patience ended
+            continue
         if best < 1e-2:
             break
     return best
+
+
+def _quadratic(method: Method, lr: float, opening: list[float]) -> float:
+    curvature, p = torch.logspace(0, 1, 20), nn.Parameter(torch.linspace(-1, 1, 20))
+    optimizer = build(method, [p], lr=lr)
+    start = float((curvature * p.detach() ** 2).sum())
+    for scale in opening:
+        p.grad = scale * p.detach().sign()
+        optimizer.step()
+    for t in range(400):
+        optimizer.param_groups[0]["lr"] = lr * (1 - t / 400)
+        p.grad = 2 * curvature * p.detach()
+        optimizer.step()
+    loss = float((curvature * p.detach() ** 2).sum()) / start
+    return loss if math.isfinite(loss) else math.inf
 
 
 @contract(3, scope="each")
