@@ -165,8 +165,8 @@ def converges(method: Method) -> None:
 
 @contract(2)
 def extreme_gradients_neither_freeze_nor_diverge(method: Method) -> None:
-    """After a gradient of 1e25, or after ten of 1e-30, ordinary gradients still converge."""
-    for opening, what in (([1e25], "one gradient of 1e25"), ([1e-30] * 10, "ten gradients of 1e-30")):
+    """After ten gradients of 1e-30, or after one of 1e25, ordinary gradients still converge."""
+    for opening, what in (([1e-30] * 10, "ten gradients of 1e-30"), ([1e25], "one gradient of 1e25")):
         best = _best_on_a_quadratic(method, opening)
         assert best < 1e-2, f"after {what} the loss fell to {best:.3g} of its start at best, expected below 0.01"
 

@@ -202,7 +202,7 @@ def _refuses(target: Optimizer, bad: dict[str, Any], what: str) -> None:
 @contract(12)
 def names_win_over_positions(method: Method) -> None:
     """A checkpoint whose parameters stand in another order is loaded by their names."""
-    named = dict(zip("abc", parameters(((4, 3), (4, 3), (5,))), strict=True))
+    named = dict(zip("abc", parameters([(4, 3)] * 3), strict=True))
     source = build(method, list(named.items()))
     drive(source, range(1, 4))
     copies = {name: nn.Parameter(p.detach().clone()) for name, p in named.items()}
