@@ -142,6 +142,7 @@ class ReadsBack(Plain):
         (ForgetsItsState(), "resume_in_another_process_is_bitwise"),
         (DependsOnTheProcess(), "resume_in_another_process_is_bitwise"),
         (ForgetsItsState(), "compact_state_resumes_bitwise"),
+        (ForgetsItsState(), "every_rounding_resumes_bitwise"),
         (ForgetsItsState(), "copies_continue_bitwise"),
         (ForgetsItsState(), "equals_a_plain_loop"),
         (CoarseState(), "half_precision_keeps_float32_state"),

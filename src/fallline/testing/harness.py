@@ -23,6 +23,7 @@ __all__ = [
     "drive",
     "feed",
     "gradients",
+    "half_dtypes",
     "in_layout",
     "lr_of",
     "nothing_changes",
@@ -50,6 +51,11 @@ def in_layout(layout: str) -> Iterator[None]:
         yield
     finally:
         _layout.reset(token)
+
+
+def half_dtypes() -> tuple[torch.dtype, ...]:
+    """bfloat16 and float16; compiled layouts, where every dtype costs a compilation, take bfloat16 for both."""
+    return (torch.bfloat16, torch.float16) if _layout.get() == "eager" else (torch.bfloat16,)
 
 
 def parameters(

@@ -19,6 +19,7 @@ from fallline.testing.harness import (
     drive,
     feed,
     gradients,
+    half_dtypes,
     lr_of,
     nothing_changes,
     parameters,
@@ -272,7 +273,7 @@ def _progress(method: Method, start: Tensor, lr: float, **options: Any) -> float
 @contract(5, 10, scope="each")
 def half_precision_keeps_float32_state(method: Method) -> None:
     """bfloat16 and float16 parameters keep float32 state, also through a checkpoint, and stay finite."""
-    for dtype in (torch.bfloat16, torch.float16):
+    for dtype in half_dtypes():
         optimizer = build(method, parameters(dtype=dtype))
         drive(optimizer, range(1, 4))
         loaded = build(method, parameters(dtype=dtype))
@@ -285,7 +286,7 @@ def half_precision_keeps_float32_state(method: Method) -> None:
                 assert torch.isfinite(p).all(), f"a {dtype} parameter became non-finite"
 
 
-@contract(5, scope="each")
+@contract(5)
 def float16_never_turns_nan(method: Method) -> None:
     """Gradients over all of float16's range, 6e-8 to 6e4, leave float16 parameters and their state finite."""
     scales = [6e4, 6e-8, 6e4, 1.0, 6e4, 6e-8, 6e4, 6e4]
@@ -304,7 +305,7 @@ def float16_never_turns_nan(method: Method) -> None:
 @contract(5, scope="each")
 def half_precision_computes_in_float32(method: Method) -> None:
     """The first step in half precision is float32's from the same numbers, rounded once at its end."""
-    for dtype in (torch.bfloat16, torch.float16):
+    for dtype in half_dtypes():
         for scale in (1.0, 1e-5):  # 1e-5 squared is zero in float16
             half = parameters(dtype=dtype)
             full = [nn.Parameter(p.detach().float()) for p in half]
@@ -323,7 +324,7 @@ def mixed_dtypes_equal_separate_runs(method: Method) -> None:
     """float32, bfloat16, float16 and float64 parameters in one group step as they would alone."""
     if method.reach == Reach.GROUP:
         return  # a sum over all tensors is meant to couple them
-    dtypes = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+    dtypes = (torch.float32, *half_dtypes(), torch.float64)
     together = [parameters(((4, 3),), d)[0] for d in dtypes]
     _step_fixed(build(method, together), together)
     for p, d in zip(together, dtypes, strict=True):
