@@ -48,7 +48,9 @@ def test_generated_pages_are_up_to_date():
         import reference
     finally:
         sys.path.pop(0)
-    for path, text in reference.pages().items():
+    pages = reference.pages()
+    assert {"README.md", "reliability.md", "optim.pyi"} <= {path.name for path in pages}
+    for path, text in pages.items():
         assert path.exists(), f"{path.name} is missing: run make docs"
         assert path.read_text() == text, f"{path.name} is stale: run make docs"
 

@@ -1,15 +1,22 @@
-"""Write docs/methods/*.md and the type stub of fallline.optim from the registry: ``make docs``. A test checks that they are fresh."""
+"""Write docs/methods/*.md, docs/reliability.md and the type stub of fallline.optim from the registries: ``make docs``.
+
+A test checks that they are fresh.
+"""
 
 from __future__ import annotations
 
+import inspect
 import re
 from pathlib import Path
 
 import fallline
 from fallline.core.method import Method
+from fallline.testing import CONTRACTS, PROMISES
+from fallline.testing.promises import ELSEWHERE
 
 ROOT = Path(__file__).parent.parent
 HOME, STUB = ROOT / "docs" / "methods", ROOT / "src" / "fallline" / "optim.pyi"
+RELIABILITY = ROOT / "docs" / "reliability.md"
 
 
 def page(entry: Method) -> str:
@@ -54,6 +61,39 @@ def index() -> str:
     return "\n".join([*head, *rows, "", "Written by `make docs` from the registry.", ""])
 
 
+def reliability() -> str:
+    """The table of promises: what every optimizer keeps, and the contracts that test it."""
+    rows = []
+    tested = {number for contract in CONTRACTS.values() for number in contract.numbers}
+    for number, promise in PROMISES.items():
+        tests = [f"`{c.name}`" for c in CONTRACTS.values() if number in c.numbers]
+        tests += [ELSEWHERE[number]] if number in ELSEWHERE else []
+        rows.append(f"| {number} | {promise} | {', '.join(tests)} |")
+    declared = [
+        f"- {m.label}, `{name}`: {reason}" for m in fallline.METHODS.values() for name, reason in m.xfail.items()
+    ]
+    return "\n".join(
+        [
+            "# What every optimizer promises",
+            "",
+            f"{len(CONTRACTS)} contracts test {len(tested)} of {len(PROMISES)} promises on every registered method, each contract whose outcome can "
+            "depend on it in every layout (`eager`, and the compiled ones).",
+            "They ship with the package: `print(fallline.testing.check(my_method))` runs them on a method of yours.",
+            "",
+            "| | promise | contracts |",
+            "| --- | --- | --- |",
+            *rows,
+            "",
+            "A method that cannot keep a contract declares it, with the reason; the declaration fails once the contract holds:",
+            "",
+            *(declared or ["- none"]),
+            "",
+            "Written by `make docs` from `fallline.testing`.",
+            "",
+        ]
+    )
+
+
 def _markdown(doc: str) -> str:
     """reStructuredText maths -> Markdown maths."""
 
@@ -90,23 +130,23 @@ def stub() -> str:
         for argument in list(cls.__signature__.parameters.values())[1:]:
             if argument.name == "maximize":
                 lines.append("        *,")
-            lines.append(f"        {argument.name}: {_type(entry, argument.name, argument.default)} = ...,")
+            lines.append(f"        {argument.name}: {_type(entry, argument)} = ...,")
         lines.append("    ) -> None: ...")
     return "\n".join([*lines, ""])
 
 
-def _type(entry: Method, name: str, default: object) -> str:
-    if name in fallline.optim.RUNNING:
-        return str(fallline.optim.RUNNING[name].annotation)
-    if isinstance(default, tuple):
-        return f"tuple[{', '.join(['Hyper'] * len(default))}]"
-    return type(default).__name__ if name in entry.options else "Hyper"
+def _type(entry: Method, argument: inspect.Parameter) -> str:
+    if argument.kind is argument.KEYWORD_ONLY:
+        return str(argument.annotation)
+    if isinstance(argument.default, tuple):
+        return f"tuple[{', '.join(['Hyper'] * len(argument.default))}]"
+    return type(argument.default).__name__ if argument.name in entry.options else "Hyper"
 
 
 def pages() -> dict[Path, str]:
     """Every generated file by path."""
     written = {HOME / f"{name}.md": page(m) for name, m in fallline.METHODS.items()}
-    return written | {HOME / "README.md": index(), STUB: stub()}
+    return written | {HOME / "README.md": index(), RELIABILITY: reliability(), STUB: stub()}
 
 
 if __name__ == "__main__":

@@ -291,10 +291,15 @@ def _compiled(
                 array.copy_(out[key])
         return [out[key] for key in returned]
 
+    return _compile(run, label, dynamic)
+
+
+def _compile(run: Callable[..., Any], label: str, dynamic: bool) -> Callable[..., Any]:
     # Dynamo's cache (and its limit of recompilations) belongs to the code object, so each structure gets its own.
     code = run.__code__.replace(co_name=label)
     own = types.FunctionType(code, run.__globals__, label, run.__defaults__, run.__closure__)
-    return torch.compile(own, dynamic=dynamic, fullgraph=True)
+    compiled: Callable[..., Any] = torch.compile(own, dynamic=dynamic, fullgraph=True)
+    return compiled
 
 
 def measure(step: Transform, arrays: Arrays, numbers: Numbers, batched: bool, compiled: bool) -> Tensor:
@@ -326,11 +331,7 @@ def _compiled_measure(kind: type[Transform], statics: tuple[Any, ...], batched: 
         fields.update(zip(kind._statics, statics, strict=True))
         return _measured(kind(**fields), arrays, numbers, batched)
 
-    label = f"fallline_measure_{kind.__name__}"
-    own = types.FunctionType(
-        run.__code__.replace(co_name=label), run.__globals__, label, run.__defaults__, run.__closure__
-    )
-    return torch.compile(own, dynamic=True, fullgraph=True)
+    return _compile(run, f"fallline_measure_{kind.__name__}", dynamic=True)
 
 
 def as_number(value: Any) -> Tensor:

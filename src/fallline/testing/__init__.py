@@ -2,8 +2,11 @@
 
 from fallline.testing import check
 print(check(my_method))
+print(check(my_method, layouts=("eager", "leaf")))
 """
 
-from fallline.testing.check import CONTRACTS, Report, Result, check, contract
+from fallline.testing.check import CONTRACTS, Contract, Report, Result, check, contract
+from fallline.testing.harness import LAYOUTS
+from fallline.testing.promises import PROMISES
 
-__all__ = ["CONTRACTS", "Report", "Result", "check", "contract"]
+__all__ = ["CONTRACTS", "LAYOUTS", "PROMISES", "Contract", "Report", "Result", "check", "contract"]

@@ -1,20 +1,61 @@
-"""Small fixed problems that the contracts train on, and the comparison of optimizers' states."""
+"""Small fixed problems that the contracts train on, the comparison of optimizers' states, and the layout they run in."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import copy
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from fallline.core.execute import FUSE_MODES
 from fallline.core.method import Method
 from fallline.core.optimizer import Optimizer
 from fallline.core.transform import Chain
 
-__all__ = ["SHAPES", "build", "drive", "gradients", "lr_of", "parameters", "same", "snapshot", "tuned"]
+__all__ = [
+    "LAYOUTS",
+    "SHAPES",
+    "build",
+    "drive",
+    "feed",
+    "gradients",
+    "half_dtypes",
+    "in_layout",
+    "lr_of",
+    "nothing_changes",
+    "parameters",
+    "same",
+    "snapshot",
+    "tuned",
+]
 
 SHAPES: tuple[tuple[int, ...], ...] = ((7, 5), (6,), (), (1,), (2, 3, 2))
+
+LAYOUTS: tuple[str, ...] = tuple(mode for mode in FUSE_MODES if mode != "auto")
+"""Every way the executor can run a chain; ``eager`` is the reference."""
+
+_OPTIONS = ("maximize", "nonfinite", "patience", "state_format", "rounding", "seed")  # of the optimizer, not the method
+
+_layout: ContextVar[str] = ContextVar("layout", default="eager")
+
+
+@contextmanager
+def in_layout(layout: str) -> Iterator[None]:
+    """Within this block ``build`` makes optimizers of the given layout."""
+    token = _layout.set(layout)
+    try:
+        yield
+    finally:
+        _layout.reset(token)
+
+
+def half_dtypes() -> tuple[torch.dtype, ...]:
+    """bfloat16 and float16; compiled layouts, where every dtype costs a compilation, take bfloat16 for both."""
+    return (torch.bfloat16, torch.float16) if _layout.get() == "eager" else (torch.bfloat16,)
 
 
 def parameters(
@@ -34,12 +75,18 @@ def gradients(params: Iterable[Tensor], t: int, scale: float = 1.0) -> list[Tens
     return out
 
 
-def drive(optimizer: torch.optim.Optimizer, steps: Iterable[int], flip: float = 1.0) -> None:
-    """Feed the fixed gradients of the given steps to every parameter of the optimizer."""
+def feed(optimizer: torch.optim.Optimizer, t: int, flip: float = 1.0) -> list[nn.Parameter]:
+    """Put the fixed gradients of step ``t`` on every parameter of the optimizer; returns the parameters."""
     params = [p for group in optimizer.param_groups for p in group["params"]]
+    for p, g in zip(params, gradients(params, t, flip), strict=True):
+        p.grad = g
+    return params
+
+
+def drive(optimizer: torch.optim.Optimizer, steps: Iterable[int], flip: float = 1.0) -> None:
+    """Take the given steps on the fixed gradients."""
     for t in steps:
-        for p, g in zip(params, gradients(params, t, flip), strict=True):
-            p.grad = g
+        feed(optimizer, t, flip)
         optimizer.step()
 
 
@@ -64,6 +111,19 @@ def snapshot(optimizer: torch.optim.Optimizer) -> list[Tensor]:
     return [x.detach().clone() for x in [*params, *state]]
 
 
+@contextmanager
+def nothing_changes(optimizer: torch.optim.Optimizer, what: str) -> Iterator[None]:
+    """Asserts that the block leaves every parameter, state, step count and group entry bitwise as it was."""
+    tensors, groups = snapshot(optimizer), copy.deepcopy(optimizer.state_dict()["param_groups"])
+    yield
+    assert same(tensors, snapshot(optimizer)), f"{what} changed parameters or state"
+    now = optimizer.state_dict()["param_groups"]
+    assert len(now) == len(groups), f"{what} changed the number of groups"
+    for before, after in zip(groups, now, strict=True):
+        moved = [k for k in before.keys() | after.keys() if before.get(k) != after.get(k)]
+        assert not moved, f"{what} changed the group's {', '.join(sorted(moved))}"
+
+
 def same(a: Sequence[Tensor], b: Sequence[Tensor], tolerance: float = 0.0) -> bool:
     """Equal shapes, dtypes and values: bitwise, or to a relative tolerance of the largest entry."""
     if len(a) != len(b):
@@ -73,11 +133,17 @@ def same(a: Sequence[Tensor], b: Sequence[Tensor], tolerance: float = 0.0) -> bo
             return False
         if tolerance == 0.0 and not torch.equal(x, y):
             return False
-        if x.numel() and not torch.allclose(x, y, rtol=0, atol=tolerance * float(y.abs().max()) + 0.0, equal_nan=True):
-            return False
+        if tolerance and x.numel():
+            scale = float(y.abs().max()) + 0.0
+            if not torch.allclose(x, y, rtol=0, atol=tolerance * scale, equal_nan=True):
+                return False
     return True
 
 
-def build(method: Method, params: Any, fuse: str = "eager", maximize: bool = False, **values: Any) -> Optimizer:
-    """An optimizer that runs the tuned method on the given parameters."""
-    return Optimizer(params, tuned(method, **values), fuse=fuse, maximize=maximize)  # type: ignore[arg-type]
+def build(method: Method, params: Any, fuse: str = "", **values: Any) -> Optimizer:
+    """An optimizer that runs the tuned method on the given parameters, in the current layout unless ``fuse`` names one.
+
+    Keywords are the optimizer's (``maximize``, ``nonfinite``, ``rounding`` ...) or else the method's.
+    """
+    options = {name: values.pop(name) for name in _OPTIONS if name in values}
+    return Optimizer(params, tuned(method, **values), fuse=fuse or _layout.get(), **options)  # type: ignore[arg-type]

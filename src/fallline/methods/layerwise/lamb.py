@@ -22,6 +22,9 @@ from fallline.transforms import decay, descend, trust
     notes="phi is the identity and the ratio is 1 where either norm is zero (the paper leaves both open). Bias is corrected as "
     "in the paper; some implementations leave that out or clip the gradient first.",
     space={"lr": log(1e-3, 1.0), "b1": one_minus_log(0.5, 0.99), "weight_decay": log(1e-4, 1.0)},
+    xfail={
+        "movement_dies_out": "every update is rescaled to the tensor's length, however small the momentum has become"
+    },
 )
 def lamb(lr: Hyper = 1e-3, b1: Hyper = 0.9, b2: Hyper = 0.999, eps: Hyper = 1e-6, weight_decay: Hyper = 0.0):
     return chain(scale_by_adam(b1, b2, eps), decay(weight_decay), trust(), descend(lr))
