@@ -130,7 +130,7 @@ def _keep_finite(p: Tensor, u: Tensor, new: State, old: State, ok: Tensor | None
             total = total + value
     fine = _finite(total, ok)
     kept = {k: torch.where(fine if v.shape == p.shape else _finite(v, ok), v, old[k]) for k, v in new.items()}
-    return torch.where(fine, u, 0.0), kept
+    return torch.where(fine, u, torch.zeros_like(u)), kept
 
 
 def _finite(x: Tensor, ok: Tensor | None) -> Tensor:
@@ -174,9 +174,20 @@ class Kernel:
         self._lone = tuple(k for k, v in arrays.items() if v.dim() == 0)
         self._wide = tuple(k for k, v in arrays.items() if v.dim() > 0)
         self._prelude, body, self._settled, computed = _split(graph, compute_dtype(arrays["p"].dtype))
-        self._returned = tuple(k for k in computed if k in self._lone)
+        # Inductor (torch 2.13) passes 0-d float64 inputs on the CPU by value and would lose what is written to them; and
+        # where reductions of several tensors share a loop, writing in place fails to compile (KeyError in get_read_expr).
+        self._returned = tuple(k for k in computed if k in self._lone or batched)
         label = "fallline_" + "_".join(key for key, _, _ in structure)
         self._run = _compiled(body, self._wide, computed, self._returned, label, dynamic=not matrix)
+        if not matrix:
+            self._compile_for_length(arrays, given, hypers)
+
+    def _compile_for_length(self, arrays: Arrays, given: list[Tensor], hypers: list[Tensor]) -> None:
+        """Compile on long arrays: the compiler would leave out the threads if the first tensor it met were short."""
+        sizes = {2: (64, LONG // 64), 1: (64,)} if arrays["p"].dim() == 2 else {1: (LONG,)}
+        wide = [torch.zeros(sizes.get(arrays[k].dim(), arrays[k].shape)).to(arrays[k]) for k in self._wide]
+        crossing, _ = self._prelude(*[arrays[k] for k in self._lone], *given, *hypers)
+        self._run(wide, list(crossing))
 
     @staticmethod
     def of(segment: Segment, arrays: Arrays, numbers: Numbers, batched: bool) -> Kernel:
@@ -205,6 +216,9 @@ class Kernel:
 
 _KERNELS: dict[Any, Kernel] = {}
 
+LONG = 2**18
+"""Elements of the arrays that kernels are compiled for; they run on any number."""
+
 
 def _rows(segment: Segment, arrays: Arrays) -> int | None:
     """The block of the storage's format, where a flat array consists of whole ones."""
@@ -222,51 +236,56 @@ def _split(
     """
     nodes = list(graph.graph.nodes)
     (end,) = (n for n in nodes if n.op == "output")
-    numeric: set[fx.Node] = set()
+    numeric: dict[fx.Node, None] = {}
     for node in nodes:
         value = node.meta.get("val")
         single = isinstance(value, Tensor) and value.dim() == 0 and node.op in ("placeholder", "call_function")
-        if single and all(a in numeric for a in node.all_input_nodes):
-            numeric.add(node)
+        if (
+            single
+            and all(a in numeric for a in node.all_input_nodes)
+            and (node.op == "placeholder" or node.all_input_nodes)
+        ):
+            numeric[node] = None
     results = dict(zip(graph._out_spec.context, end.args[0], strict=True))  # type: ignore[union-attr]
     settled = {name: node for name, node in results.items() if node in numeric}
     computed = {name: node for name, node in results.items() if node not in numeric}
-    inner = [n for n in nodes if n.op in ("call_function", "get_attr") and n not in numeric]
-    # x / number becomes x times its reciprocal, which is taken once
-    divided = {n: n.args[1] for n in inner if n.target is torch.ops.aten.div.Tensor and n.args[1] in numeric}
-    crossing = [
-        n
-        for n in nodes
-        if n in numeric and any(user not in numeric and user not in (end, *divided) for user in n.users)
-    ]
 
-    prelude = fx.Graph()
-    copies = {n: prelude.placeholder(n.name) for n in nodes if n.op == "placeholder" and n in numeric}
+    prelude, body = fx.Graph(), fx.Graph()
+    first = {n: prelude.placeholder(n.name) for n in numeric if n.op == "placeholder"}
+    for node in numeric:
+        if node.op == "call_function":
+            first[node] = prelude.node_copy(node, first.__getitem__)
+    second = {n: body.placeholder(n.name) for n in nodes if n.op == "placeholder" and n not in numeric}
+    handed: dict[tuple[Any, ...], tuple[fx.Node, fx.Node]] = {}  # what -> (in the prelude, in the body)
+
+    def hand(node: fx.Node, *change: Any) -> fx.Node:
+        """The body's name for a number of the prelude, changed by a call on it if so asked."""
+        if (node, *change) not in handed:
+            number = prelude.call_function(change[0], (first[node], *change[1:])) if change else first[node]
+            if node.meta["val"].dtype is torch.float64 and precision is not torch.float64:
+                number = prelude.call_function(torch.ops.aten._to_copy.default, (number,), {"dtype": precision})
+            with body.inserting_before(next(iter(body.nodes))):
+                handed[node, *change] = number, body.placeholder(f"number_{len(handed)}")
+        return handed[node, *change][1]
+
+    ops = torch.ops.aten
     for node in nodes:
-        if node in numeric and node.op == "call_function":
-            copies[node] = prelude.node_copy(node, copies.__getitem__)
-
-    def handed(node: fx.Node, copy: fx.Node) -> fx.Node:
-        if node.meta["val"].dtype is not torch.float64 or precision is torch.float64:
-            return copy
-        return prelude.call_function(torch.ops.aten._to_copy.default, (copy,), {"dtype": precision})
-
-    inverses = list(dict.fromkeys(divided.values()))
-    inverted = [prelude.call_function(torch.ops.aten.reciprocal.default, (copies[n],)) for n in inverses]
-    given = [handed(n, copies[n]) for n in crossing] + [handed(n, c) for n, c in zip(inverses, inverted, strict=True)]
-    prelude.output((tuple(given), tuple(copies[n] for n in settled.values())))
-    prelude.eliminate_dead_code()
-
-    body = fx.Graph()
-    inputs = [n for n in nodes if n.op == "placeholder" and n not in numeric]
-    copies = {n: body.placeholder(n.name) for n in [*inputs, *crossing]}
-    inverse = {n: body.placeholder(f"inverse_of_{n.name}") for n in inverses}
-    for node in inner:
-        if node in divided:
-            copies[node] = body.call_function(torch.ops.aten.mul.Tensor, (copies[node.args[0]], inverse[divided[node]]))
+        if node.op not in ("call_function", "get_attr") or node in numeric:
+            continue
+        args = node.args
+        if node.target is ops.div.Tensor and args[1] in numeric:  # times the inverse, which is taken once
+            second[node] = body.call_function(ops.mul.Tensor, (second[args[0]], hand(args[1], ops.reciprocal.default)))
+        elif node.target is ops.lerp.Tensor and args[2] in numeric and {args[0], args[1]}.isdisjoint(numeric):
+            # Both weights are taken once; the compiler's own form chooses between two formulae at every element.
+            kept = body.call_function(ops.mul.Tensor, (second[args[0]], hand(args[2], ops.rsub.Scalar, 1)))
+            added = body.call_function(ops.mul.Tensor, (second[args[1]], hand(args[2])))
+            second[node] = body.call_function(ops.add.Tensor, (kept, added))
         else:
-            copies[node] = body.node_copy(node, copies.__getitem__)
-    body.output(tuple(copies[n] for n in computed.values()))
+            second[node] = body.node_copy(node, lambda n: hand(n) if n in numeric else second[n])
+    body.output(tuple(second[n] for n in computed.values()))
+    numbers = list(reversed(handed.values()))  # each was put in front of those before it
+    prelude.output((tuple(n for n, _ in numbers), tuple(first[n] for n in settled.values())))
+    prelude.eliminate_dead_code()
     body.eliminate_dead_code()
     return fx.GraphModule(graph, prelude), fx.GraphModule(graph, body), tuple(settled), tuple(computed)
 
@@ -279,15 +298,12 @@ def _compiled(
     label: str,
     dynamic: bool,
 ) -> Callable[[list[Tensor], list[Tensor]], list[Tensor]]:
-    """The body, compiled; it writes arrays in place and returns single numbers.
-
-    Inductor (torch 2.13) passes 0-d float64 inputs on the CPU by value and would lose what is written to them.
-    """
+    """The body, compiled; it writes arrays in place, apart from those named in ``returned``."""
 
     def run(arrays: list[Tensor], numbers: list[Tensor]) -> list[Tensor]:
-        out = dict(zip(computed, body(*arrays, *numbers), strict=True))
+        out = dict(zip(computed, body(*numbers, *arrays), strict=True))
         for key, array in zip(wide, arrays, strict=True):
-            if key in out:
+            if key in out and key not in returned:
                 array.copy_(out[key])
         return [out[key] for key in returned]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,7 +25,9 @@ class Layout:
         self.units, self.compiled = layout(leaves, reach, fuse)
         self._ids = [id(p) for p in present]
         self._places = [p.data_ptr() for p in present]
-        self._states = [state[p] for p in present]
+        self._states = list(
+            state.values()
+        )  # of all parameters: looking them up one by one would take as long as a step
         where = {i: k for k, i in enumerate(self._ids)}
         self._arenas = [unit for unit in self.units if isinstance(unit, Arena)]
         self._members = [
@@ -39,7 +42,8 @@ class Layout:
         return (
             [id(p) for p in present] == self._ids
             and [p.data_ptr() for p in present] == self._places
-            and all(state[p] is held for p, held in zip(present, self._states, strict=True))
+            and len(state) == len(self._states)
+            and all(map(operator.is_, state.values(), self._states))
             and all(arena.intact() for arena in self._arenas)
         )
 
