@@ -59,7 +59,7 @@ class Guard:
             return True
         self._skipped += 1
         self._in_a_row += 1
-        self._culprit = _name(bad[0])
+        self._culprit = _name(bad)
         return False
 
     def complain(self) -> None:
@@ -90,7 +90,7 @@ class Guard:
         if (self.policy == "raise" and not ok) or (
             self._looks % self.patience == 0 and self._in_a_row >= self.patience
         ):
-            self._culprit = _name(next(unit for unit, flag in zip(units, flags, strict=True) if not flag))
+            self._culprit = _name([unit for unit, flag in zip(units, flags, strict=True) if not flag] or units)
             return False
         return ok
 
@@ -112,6 +112,12 @@ def _cleaned(g: Tensor) -> Tensor:
     return torch.where(_sound(g), g, 0.0)
 
 
-def _name(unit: Unit) -> str:
-    bad = next((x for x in unit.each() if _offending(x.g)), unit.each()[0])
-    return f"{bad.name!r} (shape {tuple(bad.p.shape)})" if bad.name else f"a parameter of shape {tuple(bad.p.shape)}"
+def _name(units: Sequence[Unit]) -> str:
+    """The first offending parameter, as a person would look for it."""
+    found = [leaf for unit in units for leaf in unit.each() if leaf.g.device.type != "cpu" or _offending(leaf.g)]
+    first = min(found, key=lambda leaf: leaf.place)
+    return (
+        f"{first.name!r} (shape {tuple(first.p.shape)})"
+        if first.name
+        else f"a parameter of shape {tuple(first.p.shape)}"
+    )

@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property, lru_cache
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, cast
 
 import torch
 from torch import Tensor, fx
@@ -114,21 +114,29 @@ def advance(segment: Segment, arrays: Arrays, numbers: Numbers, guard: bool = Tr
     old = {slot: storage.decode(slot, arrays, signed) for slot, signed in segment.slots.items()}
     at = At(p, g, numbers["t"], numbers.get("loss"), numbers.get("total"))
     u, new = apply(segment.named, u, at, old)
+    u = u.to(p.dtype)  # of a 0-d parameter and float64 numbers, float64
+    new = {slot: value.to(old[slot].dtype) for slot, value in new.items()}
     if guard:
-        u, new = _keep_finite(p, u, new, old, numbers.get("ok"), segment.last)
+        largest = torch.finfo(arrays["p"].dtype if segment.last else p.dtype).max  # float16 ends at 65504
+        u, new = _keep_finite(p, u, new, old, numbers.get("ok"), segment.last, largest)
     out = storage.store(arrays, p, u, numbers["t"]) if segment.last else {"u": u}
     for slot, value in new.items():
         out.update(storage.encode(slot, value, arrays, segment.slots[slot], numbers["t"]))
     return out
 
 
-def _keep_finite(p: Tensor, u: Tensor, new: State, old: State, ok: Tensor | None, last: bool) -> tuple[Tensor, State]:
+def _keep_finite(
+    p: Tensor, u: Tensor, new: State, old: State, ok: Tensor | None, last: bool, largest: float
+) -> tuple[Tensor, State]:
+    result = p - u if last else u
+    total = result
     # A sum is finite only if its terms are; one that overflows although they are not is as good as infinite.
-    total = p - u if last else u
     for value in new.values():
         if value.shape == p.shape and value.is_floating_point():
             total = total + value
     fine = _finite(total, ok)
+    if largest < torch.finfo(p.dtype).max:
+        fine = fine & (result.abs() <= largest)
     kept = {k: torch.where(fine if v.shape == p.shape else _finite(v, ok), v, old[k]) for k, v in new.items()}
     return torch.where(fine, u, torch.zeros_like(u)), kept
 

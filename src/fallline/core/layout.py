@@ -21,7 +21,7 @@ class Layout:
     def __init__(
         self, present: Sequence[Tensor], state: Mapping[Any, State], reach: Reach, fuse: Fuse, names: Sequence[str]
     ) -> None:
-        leaves = [Leaf(p, state[p], name) for p, name in zip(present, names, strict=True)]
+        leaves = [Leaf(p, state[p], name, i) for i, (p, name) in enumerate(zip(present, names, strict=True))]
         self.units, self.compiled = layout(leaves, reach, fuse)
         self._ids = [id(p) for p in present]
         self._places = [p.data_ptr() for p in present]
@@ -59,3 +59,27 @@ class Layout:
         """Hand every unit its gradients."""
         for unit, members in zip(self.units, self._members, strict=True):
             unit.give([gradients[i] for i in members], ascend)
+
+    def describe(self, calls: int) -> list[str]:
+        """The layout in words, with the bytes that a step moves and holds for each parameter."""
+        leaves = [leaf for unit in self.units for leaf in unit.each()]
+        total = sum(leaf.num_elements for leaf in leaves)
+        inside = [leaf for arena in self._arenas for leaf in arena.leaves]
+        held = [{k: v for k, v in leaf.state.items() if k != "step"} for leaf in leaves]
+        state = sum(v.numel() * v.element_size() for slots in held for v in slots.values())
+        weights = sum(leaf.num_elements * leaf.p.element_size() for leaf in leaves)
+        kinds = ", ".join(
+            sorted({f"{k} {str(v.dtype).removeprefix('torch.')}" for slots in held for k, v in slots.items()})
+        )
+        lines = [f"tensors   {len(leaves)} with {total:,} elements"]
+        if inside:
+            number = sum(leaf.num_elements for leaf in inside)
+            lines.append(f"together  {len(inside)} small ones with {number:,} elements in {len(self._arenas)} buffers")
+        alone = len(leaves) - len(inside)
+        lines += [f"alone     {alone}"] * bool(alone)
+        lines.append(f"run       {'compiled' if self.compiled else 'eagerly'}, {calls * len(self.units)} calls a step")
+        lines.append(f"state     {state / max(1, total):.4g} bytes per parameter: {kinds or 'none'}")
+        lines.append(
+            f"moves     {(3 * weights + 2 * state) / max(1, total):.4g} bytes per parameter and step, at least"
+        )
+        return lines

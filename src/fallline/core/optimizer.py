@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
@@ -137,6 +137,11 @@ class Optimizer(torch.optim.Optimizer):
             self.defaults = defaults
         members = self.param_groups[-1]["params"]
         try:
+            if len({id(p) for p in members}) < len(members):
+                raise InvalidValueError(
+                    f"Group {len(self.param_groups) - 1} holds a parameter twice, which would step twice. Expected every "
+                    f"parameter once. Pass model.parameters(), which lists tied parameters once."
+                )
             for p in members:
                 if p.is_complex():
                     raise InvalidValueError(
@@ -224,7 +229,7 @@ class Optimizer(torch.optim.Optimizer):
         units = [unit for batch in batches for unit in batch.units]
         verdict = self._guard.look(units) if units else False
         if verdict is False:  # nothing to do, or a step that must change nothing
-            self._follow_schedules(ahead=0)
+            self._hold_schedules()
             self._guard.complain()
             return result
         # A GROUP step sums over all tensors that run its chain, whatever group they are in and whatever their values.
@@ -251,18 +256,84 @@ class Optimizer(torch.optim.Optimizer):
                 f"{chain.name} got a sparse gradient for a parameter of shape {tuple(p.shape)}. It needs dense ones. "
                 f"Build the embedding with sparse=False."
             )
-        held = self._layouts.get(index)
-        if held is None or not held.fits(present, self.state):
-            if held is not None:
-                held.leave(present)
-            for p in present:
-                if not self.state[p]:  # frozen until now
-                    self._create_state(p, index)
-            names = dict(zip(map(id, group["params"]), group.get("param_names", ()), strict=False))
-            held = Layout(present, self.state, chain.reach, self._fuse, [names.get(id(p), "") for p in present])
-            self._layouts[index] = held
+        held = self._layout(index, present)
         held.give(gradients, group["maximize"])
         return Batch(found, held.units, held.compiled, flat=self._fuse != "eager")
+
+    def _layout(self, index: int, present: list[Tensor]) -> Layout:
+        """The layout of a group whose given parameters have gradients: the last one for as long as nothing moved."""
+        held = self._layouts.get(index)
+        if held is not None and held.fits(present, self.state):
+            return held
+        if held is not None:
+            held.leave(present)
+        for p in present:
+            if not self.state[p]:  # frozen until now
+                self._create_state(p, index)
+        group = self.param_groups[index]
+        names = dict(zip(map(id, group["params"]), group.get("param_names", ()), strict=False))
+        reach = self._chains[index].reach
+        held = Layout(present, self.state, reach, self._fuse, [names.get(id(p), "") for p in present])
+        self._layouts[index] = held
+        return held
+
+    def explain(self) -> str:
+        """How each group is run: method and values, layout, calls, bytes moved and held for each parameter."""
+        lines = []
+        for i, group in enumerate(self.param_groups):
+            learning = [p for p in group["params"] if p.requires_grad]
+            values = self._to_group_keys({**self._chains[i].hypers, **self._chains[i].options})
+            shown = ", ".join(f"{key}={group[key]!r}" for key in values)
+            lines.append(f"group {i}: {self._chains[i].name}({shown})")
+            if learning:
+                calls = sum(bool(segment.named) for segment in segments(self._chains[i].steps, self._storage))
+                lines += [f"  {line}" for line in self._layout(i, learning).describe(calls)]
+            frozen = len(group["params"]) - len(learning)
+            lines += [f"  frozen    {frozen} tensors"] * bool(frozen)
+        return "\n".join(lines)
+
+    # -- stepping inside backward -------------------------------------------------------------------------------------
+
+    def step_in_backward(self) -> None:
+        """From now on step every parameter as soon as its gradient is complete, and free the gradient at once.
+
+        The gradients of a large model then never exist all together. ``step()`` finds nothing left to do. Each backward is
+        a step, so gradients cannot be accumulated over several, and a gradient that is not finite holds back its own
+        parameter only.
+
+        Raises:
+            ValueError: for chains that need all gradients before they can go on (a GROUP step), or the loss.
+        """
+        for chain in self._chains:
+            if chain.reach == Reach.GROUP or chain.needs:
+                why = "sums over all tensors" if chain.reach == Reach.GROUP else f"needs the {', '.join(chain.needs)}"
+                raise InvalidValueError(
+                    f"{chain.name} cannot step inside backward: it {why}, and there only one gradient is complete. Expected "
+                    f"steps of reach element, tensor or matrix. Drop that step, or call step() after backward."
+                )
+        stepped: set[Tensor] = set()
+        for i, group in enumerate(self.param_groups):
+            for p in group["params"]:
+                if p.requires_grad:
+                    p.register_post_accumulate_grad_hook(lambda p, i=i: self._step_alone(p, i, stepped))
+
+    @torch.no_grad()
+    def _step_alone(self, p: Tensor, index: int, stepped: set[Tensor]) -> None:
+        if p in stepped:  # another backward has begun
+            stepped.clear()
+            for group in self.param_groups:
+                group["step"] += 1
+        stepped.add(p)
+        group = self.param_groups[index]
+        found = self._segments(index, group, check=False)
+        place = next(k for k, q in enumerate(group["params"]) if q is p)
+        names = group.get("param_names")
+        alone = Layout([p], {p: self.state[p]}, Reach.MATRIX, self._fuse, [names[place] if names else ""])
+        alone.give([cast(Tensor, p.grad)], group["maximize"])
+        p.grad = None
+        if self._guard.look(alone.units) is not False:
+            execute([Batch(found, alone.units, alone.compiled, flat=self._fuse != "eager")])
+        self._guard.complain()
 
     def _require_needs(self, chain: Chain, loss: Tensor | None) -> None:
         if "loss" in chain.needs and loss is None:
@@ -271,10 +342,10 @@ class Optimizer(torch.optim.Optimizer):
                 f"    loss.backward()\n    optimizer.step(loss=loss.detach())"
             )
 
-    def _segments(self, index: int, group: dict[str, Any]) -> list[Segment]:
+    def _segments(self, index: int, group: dict[str, Any], check: bool = True) -> list[Segment]:
         """The chain's segments with the group's current hyperparameters; rebuilt and validated only when one moved."""
         chain = self._chains[index]
-        self._follow_schedule(chain, group, ahead=1)
+        self._follow_schedule(chain, group, check)
         keys = self._to_group_keys({**chain.hypers, **chain.options})
         values = {key: group[key] for key in keys}
         stamp = tuple((id(v), v._version) if isinstance(v, Tensor) else v for v in values.values())
@@ -293,13 +364,14 @@ class Optimizer(torch.optim.Optimizer):
         self._resolved[index] = (stamp, found)
         return found
 
-    def _follow_schedules(self, ahead: int) -> None:
+    def _hold_schedules(self) -> None:
+        """After a step that did not happen, the groups show the values of the last one that did."""
         for chain, group in zip(self._chains, self.param_groups, strict=True):
             for name, schedule in chain.hypers.items():
                 if isinstance(schedule, Schedule):
-                    _put(group, *self._key_of(name), schedule(max(group["step"] + ahead, 1)))
+                    _put(group, *self._key_of(name), schedule(max(group["step"], 1)))
 
-    def _follow_schedule(self, chain: Chain, group: dict[str, Any], ahead: int) -> None:
+    def _follow_schedule(self, chain: Chain, group: dict[str, Any], check: bool) -> None:
         """Write the schedules' values of the coming step into the group, unless somebody edited them by hand."""
         for name, schedule in chain.hypers.items():
             if not isinstance(schedule, Schedule):
@@ -307,7 +379,7 @@ class Optimizer(torch.optim.Optimizer):
             key, slot = self._key_of(name)
             held = group[key] if slot is None else group[key][slot]
             written = schedule(max(group["step"], 1))
-            if held != written:
+            if check and held != written:
                 raise InvalidValueError(
                     f"group[{key!r}] holds {held!r}, but {name} of {chain.name} follows the schedule {schedule!r} "
                     f"({written!r} at this point), so the edit would be lost. Change the schedule, or pass a number as "
@@ -426,6 +498,11 @@ def _copied(label: str, fresh: State, saved: State) -> State:
             f"agree. Load it into the method that saved it."
         )
     for slot, value in saved.items():
+        if isinstance(value, Tensor) and value.dtype != fresh[slot].dtype:
+            raise InvalidValueError(
+                f"The checkpoint's {slot} of {label} has dtype {value.dtype}. Expected {fresh[slot].dtype}. Build the model and "
+                f"the optimizer (state_format, rounding) as they were when saved."
+            )
         if not isinstance(value, Tensor) or value.shape != fresh[slot].shape:
             seen = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
             raise InvalidValueError(

@@ -33,8 +33,8 @@ Arrays: TypeAlias = dict[str, Tensor]
 class Leaf:
     """One tensor: the parameter (written in place), its gradient (read only), its state (written in place)."""
 
-    def __init__(self, p: Tensor, state: State, name: str = "") -> None:
-        self.p, self.state, self.name = p, state, name
+    def __init__(self, p: Tensor, state: State, name: str = "", place: int = 0) -> None:
+        self.p, self.state, self.name, self.place = p, state, name, place
         self.g: Tensor = p
         self.u: Tensor | None = None  # the update so far, between segments
 
@@ -99,7 +99,7 @@ class Arena:
         self.leaves = list(leaves)
         self.sizes = [leaf.num_elements for leaf in self.leaves]
         self.num_elements = sum(self.sizes)
-        self.p, self.name = self.leaves[0].p, self.leaves[0].name
+        self.p = self.leaves[0].p
         self.u: Tensor | None = None
         self.blocks = self._find_blocks()
         self.steps = torch.stack([leaf.steps for leaf in self.leaves])
@@ -227,12 +227,16 @@ Unit: TypeAlias = Leaf | Arena
 def make_arenas(leaves: Sequence[Leaf], reach: Reach) -> list[Unit]:
     """Small leaves of equal dtype, device and step side by side, at most ARENA_SIZE elements together; others alone.
 
-    So are leaves with random numbers or blocks of their own.
+    So are leaves with random numbers or blocks of their own, and those on a device, where reading the step would stall it.
     """
     units: list[Unit] = []
     joining: dict[Any, list[Leaf]] = {}
     for leaf in leaves:
-        alone = "stream" in leaf.state or any(v.dtype is torch.uint8 for v in leaf.state.values())
+        alone = (
+            leaf.p.device.type != "cpu"
+            or "stream" in leaf.state
+            or any(v.dtype is torch.uint8 for v in leaf.state.values())
+        )
         if alone or not 0 < leaf.num_elements <= ARENA_MEMBER or _dense_order(leaf.p) is None:
             units.append(leaf)
             continue
