@@ -15,6 +15,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "Optimizer": "fallline.core.optimizer",
+    "averaged": "fallline.core.averaging",
     "Transform": "fallline.core.transform",
     "transform": "fallline.core.transform",
     "chain": "fallline.core.transform",
@@ -39,6 +40,7 @@ __all__ = [
     "Reach",
     "State",
     "Transform",
+    "averaged",
     "chain",
     "checkpoint",
     "groups",
@@ -60,6 +62,7 @@ __all__ = [
 if TYPE_CHECKING:
     from fallline import checkpoint, lab, methods, optim, report, schedules, tasks, testing, transforms
     from fallline.checkpoint import load, save
+    from fallline.core.averaging import averaged
     from fallline.core.groups import groups
     from fallline.core.method import METHODS, method
     from fallline.core.optimizer import Optimizer

@@ -11,6 +11,7 @@ from fallline.core.execute import compiler_available
 from fallline.core.formats import FORMATS, Blockwise
 from fallline.core.rounding import random_bits, stream_key
 from fallline.core.transform import named_steps
+from fallline.core.types import At, Reach
 
 EIGHT = FORMATS["8bit"]
 signs = pytest.mark.parametrize("signed", [True, False], ids=["signed", "unsigned"])
@@ -223,7 +224,7 @@ def test_nonnegative_slots_are_and_the_others_are_not():
     for name, method in METHODS.items():
         for _, step in named_steps(method().steps):
             assert step.nonnegative <= set(step.slots), name
-            p = torch.zeros(64)
+            p = torch.linspace(-1, 1, 64)
             slots = {s: init(step, p) for s, init in step.slots.items()}
             lowest = dict.fromkeys(slots, 0.0)
             plain = {s for s, x in slots.items() if x.shape == p.shape and not x.any()}
@@ -232,7 +233,10 @@ def test_nonnegative_slots_are_and_the_others_are_not():
             generator = torch.Generator().manual_seed(0)
             for t in range(1, 20):
                 g = torch.randn(64, generator=generator)
-                at = type("At", (), {"p": p, "g": g, "t": t, "loss": torch.ones(()), "total": torch.ones(())})()
+                at = At(p, g, t, torch.ones(()))
+                if step.reach == Reach.GROUP:
+                    total = step.measure(g, at, **slots)
+                    at = at._replace(totals=tuple(total)) if total.dim() else at._replace(total=total)
                 _, new = step.update(g, at, **slots)
                 slots |= new
                 lowest = {s: min(low, float(slots[s].min())) for s, low in lowest.items()}

@@ -90,7 +90,11 @@ def execute(batches: Sequence[Batch], loss: Tensor | None = None, ok: Tensor | N
 def _numbers(unit: Unit, loss: Tensor | None, total: Tensor | None, ok: Tensor | None) -> Numbers:
     first = unit.steps.view(-1)[0]
     t = int(first) if first.device.type == "cpu" else first.to(torch.float64)
-    return {"t": t, **{k: v for k, v in (("loss", loss), ("total", total), ("ok", ok)) if v is not None}}
+    several = total is not None and total.dim() > 0
+    sums = (
+        {f"total_{i}": x for i, x in enumerate(total.unbind())} if several and total is not None else {"total": total}
+    )
+    return {"t": t, **{k: v for k, v in {"loss": loss, **sums, "ok": ok}.items() if v is not None}}
 
 
 def _run(batch: Batch, k: int, unit: Unit, numbers: Numbers, hypers: list[Tensor], memo: dict[Any, Any]) -> None:
@@ -98,7 +102,7 @@ def _run(batch: Batch, k: int, unit: Unit, numbers: Numbers, hypers: list[Tensor
     unit.load()
     if not segment.last:
         unit.want_update()
-    for arrays, batched in unit.arrays(segment.reach, batch.flat):
+    for arrays, batched in unit.arrays(segment.reach, batch.flat, segment.slots):
         mine = segment.touched(arrays)
         if batch.compiled and mine["p"].numel() > 1 and (batched or _compilable(mine, segment)):
             Kernel.of(segment, mine, numbers, batched)(mine, numbers, hypers, memo)
@@ -142,15 +146,14 @@ def _checked(segment: Segment, arrays: Arrays, numbers: Numbers, batched: bool) 
 
 
 def _total(batches: Sequence[Batch], k: int, loss: Tensor | None) -> Tensor | None:
-    """The sum of what the GROUP step that opens segment ``k`` measures on every tensor."""
+    """The sum of what the GROUP step that opens segment ``k`` measures on every tensor; elementwise, if it is several numbers."""
     terms = []
     for batch in batches:
-        _, step = batch.segments[k].named[0]
         for unit in batch.units:
             unit.load()
             numbers = _numbers(unit, loss, None, None)
             terms += [
-                measure(step, a, numbers, batched, batch.compiled)
+                measure(batch.segments[k], a, numbers, batched, batch.compiled)
                 for a, batched in unit.arrays(Reach.TENSOR, batch.flat)
             ]
-    return torch.stack([term.to(terms[0].device, terms[0].dtype) for term in terms]).sum() if terms else None
+    return torch.stack([term.to(terms[0].device, terms[0].dtype) for term in terms]).sum(0) if terms else None

@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property, lru_cache
-from typing import Any, Literal, TypeAlias, cast
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, fx
@@ -40,7 +40,8 @@ __all__ = [
 Named: TypeAlias = tuple[tuple[str, Transform], ...]
 Structure: TypeAlias = tuple[tuple[str, type[Transform], tuple[Any, ...]], ...]
 Numbers: TypeAlias = dict[str, Any]
-"""``t``, the step from 1, and where they exist ``loss``, ``total`` and ``ok`` (a flag: false leaves everything as it is)."""
+"""``t``, the step from 1, and where they exist ``loss``, ``total`` (or ``total_0``, ``total_1`` ...) and ``ok`` (a flag: false
+leaves everything as it is)."""
 
 
 @dataclass(frozen=True)
@@ -112,10 +113,13 @@ def advance(segment: Segment, arrays: Arrays, numbers: Numbers, guard: bool = Tr
     p, g = storage.load(arrays), arrays["g"].to(compute_dtype(arrays["p"].dtype))
     u = arrays["u"] if "u" in arrays and not segment.first else g
     old = {slot: storage.decode(slot, arrays, signed) for slot, signed in segment.slots.items()}
-    at = At(p, g, numbers["t"], numbers.get("loss"), numbers.get("total"))
+    totals = tuple(x for key, x in numbers.items() if key.startswith("total_"))
+    at = At(p, g, numbers["t"], numbers.get("loss"), numbers.get("total"), totals)
+    given = (p, u, *old.values())
     u, new = apply(segment.named, u, at, old)
     u = u.to(p.dtype)  # of a 0-d parameter and float64 numbers, float64
-    new = {slot: value.to(old[slot].dtype) for slot, value in new.items()}
+    # What came in may be what a slot becomes; arrays are written one after the other, so it needs a copy.
+    new = {k: v.clone() if any(v is x for x in given) else v.to(old[k].dtype) for k, v in new.items()}
     if guard:
         largest = torch.finfo(arrays["p"].dtype if segment.last else p.dtype).max  # float16 ends at 65504
         u, new = _keep_finite(p, u, new, old, numbers.get("ok"), segment.last, largest)
@@ -326,34 +330,40 @@ def _compile(run: Callable[..., Any], label: str, dynamic: bool) -> Callable[...
     return compiled
 
 
-def measure(step: Transform, arrays: Arrays, numbers: Numbers, batched: bool, compiled: bool) -> Tensor:
-    """What a GROUP step measures on a tensor, or the sum of it over a batch of tensors; 0-d."""
-    needed: Arrays = {k: v for k, v in arrays.items() if k in ("p", "g", "u")}
+def measure(segment: Segment, arrays: Arrays, numbers: Numbers, batched: bool, compiled: bool) -> Tensor:
+    """What the GROUP step that opens a segment measures on a tensor, or the sum of it over a batch of tensors; 0-d or 1-d."""
+    key, step = segment.named[0]
+    parts = {part for slot in step.slots for part in segment.storage.parts(f"{key}.{slot}")}
+    needed: Arrays = {k: v for k, v in arrays.items() if k in {"p", "g", "u", "compensation", *parts}}
     if not compiled or arrays["p"].numel() < 2:
-        return _measured(step, needed, numbers, batched)
+        return _measured(key, step, segment.storage, needed, numbers, batched)
     statics = tuple(getattr(step, f) for f in static_fields(step))
     hypers = [as_number(getattr(step, f)) for f in hyper_fields(step)]
     given = {k: as_number(v) for k, v in numbers.items()}
-    run = _compiled_measure(type(step), statics, batched)  # type: ignore[arg-type]
+    run = _compiled_measure(key, type(step), statics, segment.storage, batched)  # type: ignore[arg-type]
     found: Tensor = run(needed, given, hypers)
     return found
 
 
-def _measured(step: Transform, arrays: Arrays, numbers: Numbers, batched: bool) -> Tensor:
+def _measured(key: str, step: Transform, storage: Storage, arrays: Arrays, numbers: Numbers, batched: bool) -> Tensor:
     def one(a: Arrays) -> Tensor:
-        dtype = compute_dtype(a["p"].dtype)
-        g = a["g"].to(dtype)
-        return step.measure(a.get("u", g), At(a["p"].to(dtype), g, numbers["t"], numbers.get("loss")))
+        g = a["g"].to(compute_dtype(a["p"].dtype))
+        at = At(storage.load(a), g, numbers["t"], numbers.get("loss"))
+        slots = {s: storage.decode(f"{key}.{s}", a, s not in step.nonnegative) for s in step.slots}
+        return step.measure(a.get("u", g), at, **slots)
 
-    return torch.vmap(one)(arrays).sum() if batched else one(arrays)
+    found: Tensor = torch.vmap(one)(arrays).sum(0) if batched else one(arrays)
+    return found
 
 
 @cache
-def _compiled_measure(kind: type[Transform], statics: tuple[Any, ...], batched: bool) -> Callable[..., Tensor]:
+def _compiled_measure(
+    key: str, kind: type[Transform], statics: tuple[Any, ...], storage: Storage, batched: bool
+) -> Callable[..., Tensor]:
     def run(arrays: Arrays, numbers: Numbers, hypers: list[Tensor]) -> Tensor:
         fields: dict[str, Any] = dict(zip(kind._hypers, hypers, strict=True))
         fields.update(zip(kind._statics, statics, strict=True))
-        return _measured(kind(**fields), arrays, numbers, batched)
+        return _measured(key, kind(**fields), storage, arrays, numbers, batched)
 
     return _compile(run, f"fallline_measure_{kind.__name__}", dynamic=True)
 

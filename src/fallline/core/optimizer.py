@@ -174,6 +174,23 @@ class Optimizer(torch.optim.Optimizer):
         return {"step": step, **self._storage.create(self._chains[index].steps, p, self._name(p, index))}
 
     @property
+    def chains(self) -> tuple[Chain, ...]:
+        """The chain of every group."""
+        return tuple(self._chains)
+
+    def current_steps(self, index: int) -> tuple[Transform, ...]:
+        """The steps of a group's chain with its current hyperparameters."""
+        chain, group = self._chains[index], self.param_groups[index]
+        keys = self._to_group_keys({**chain.hypers, **chain.options})
+        return chain.rebuild(self._from_group_keys(chain, {key: group[key] for key in keys})).steps
+
+    def decoded(self, p: Tensor, key: str, step: Transform) -> tuple[Tensor, State]:
+        """A parameter and a step's slots for it, in compute precision, as the step's own functions see them."""
+        arrays = {"p": p.detach(), **self.state[p]}
+        slots = {s: self._storage.decode(f"{key}.{s}", arrays, s not in step.nonnegative) for s in step.slots}
+        return self._storage.load(arrays), slots
+
+    @property
     def num_skipped(self) -> int:
         """Steps that changed nothing because a gradient, or its square, was not finite."""
         return self._guard.num_skipped

@@ -40,8 +40,13 @@ class Transform:
         """The next update and the new value of every slot. Pure: no in-place writes, no read-back, no device code."""
         raise NotImplementedError
 
-    def measure(self, u: Tensor, at: At) -> Tensor:
-        """For reach GROUP: this tensor's term of the sum that ``update`` finds in ``at.total``."""
+    def measure(self, u: Tensor, at: At, **slots: Tensor) -> Tensor:
+        """For reach GROUP: this tensor's term of the sum that ``update`` finds in ``at.total``, or, where it is 1-d, in
+        ``at.totals``. It sees the slots as the last step left them."""
+        raise NotImplementedError
+
+    def average(self, p: Tensor, **slots: Tensor) -> Tensor:
+        """For steps that average: the point to evaluate and to deploy, while the parameter holds the one to train at. Pure."""
         raise NotImplementedError
 
 

@@ -39,3 +39,4 @@ class At(NamedTuple):
     t: int | Tensor  # the parameter's step, counted from 1
     loss: Tensor | None = None  # the loss at p, for steps that declare needs = {"loss"}
     total: Tensor | None = None  # the sum of measure() over all tensors, for steps of reach GROUP
+    totals: tuple[Tensor, ...] = ()  # the same where measure() returns several numbers, as a 1-d tensor

@@ -8,7 +8,7 @@ and out, so nothing changes that a model promises about its parameters.
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from itertools import groupby
 from typing import Any, TypeAlias
 
@@ -76,12 +76,14 @@ class Leaf:
         if self.u is None:
             self.u = torch.empty_like(self.p, dtype=compute_dtype(self.p.dtype))
 
-    def arrays(self, reach: Reach, flat: bool = True) -> Iterator[tuple[Arrays, bool]]:
-        """What a segment works on, and whether it has a batch dimension; flat if asked for and memory allows it."""
+    def arrays(self, reach: Reach, flat: bool = True, slots: Collection[str] = ()) -> Iterator[tuple[Arrays, bool]]:
+        """What a segment that has these slots works on, and whether it has a batch dimension; flat if asked for and memory
+        allows it."""
         held = {k: v for k, v in self.state.items() if k != "step"}
         arrays = {"p": self.p.detach(), "g": self.g, **({} if self.u is None else {"u": self.u}), **held}
         flat = flat or any(v.dtype is torch.uint8 for v in held.values())  # blocks are those of the flat tensor
-        order = _dense_order(self.p) if flat and reach < Reach.MATRIX else None
+        # A 0-d parameter stays one: nothing tells its slots from numbers.
+        order = _dense_order(self.p) if flat and reach < Reach.MATRIX and self.p.dim() > 0 else None
         if order is not None:
             shaped = {k for k, v in arrays.items() if v.shape == self.p.shape}
             if all(arrays[k].permute(order).is_contiguous() for k in shaped if k != "g"):
@@ -203,12 +205,12 @@ class Arena:
         if self.u is None:
             self.u = self._empty(compute_dtype(self.p.dtype))
 
-    def arrays(self, reach: Reach, flat: bool = True) -> Iterator[tuple[Arrays, bool]]:
+    def arrays(self, reach: Reach, flat: bool = True, slots: Collection[str] = ()) -> Iterator[tuple[Arrays, bool]]:
         whole = {"p": self._p, "g": self._g, **({} if self.u is None else {"u": self.u}), **self.buffers}
         if reach == Reach.ELEMENT:
-            # Numbers of an ELEMENT chain depend on nothing but the steps taken, so the first member's stands for all.
+            # Numbers of ELEMENT steps depend on nothing but the steps taken, so the first member's stands for all.
             yield {**whole, **{k: v[0] for k, v in self.numbers.items()}}, False
-            for value in self.numbers.values():
+            for value in (v for k, v in self.numbers.items() if k in slots):
                 value.copy_(value[0].clone().expand_as(value))
             return
         for i, (members, elements, shape, stride) in enumerate(self.blocks):
@@ -234,6 +236,7 @@ def make_arenas(leaves: Sequence[Leaf], reach: Reach) -> list[Unit]:
     for leaf in leaves:
         alone = (
             leaf.p.device.type != "cpu"
+            or leaf.p.dim() == 0
             or "stream" in leaf.state
             or any(v.dtype is torch.uint8 for v in leaf.state.values())
         )

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fallline.core.averaging import averaged
 from fallline.core.method import METHODS, Claim, Method
 from fallline.core.optimizer import Optimizer
 
@@ -69,6 +70,18 @@ class ClaimLab:
 
     def follow(self, method: Method, gradients: Sequence[Tensor], **hypers: Any) -> list[Tensor]:
         """Positions along a run that is fed the given gradients; the first one is the start."""
+        return self._run(method, gradients, hypers)[1]
+
+    def average(self, method: Method, gradients: Sequence[Tensor], **hypers: Any) -> Tensor:
+        """Where an averaging method would be evaluated after a run that is fed the given gradients."""
+        optimizer, _ = self._run(method, gradients, hypers)
+        with averaged(optimizer):
+            found: Tensor = optimizer.param_groups[0]["params"][0].detach().clone()
+        return found
+
+    def _run(
+        self, method: Method, gradients: Sequence[Tensor], hypers: dict[str, Any]
+    ) -> tuple[Optimizer, list[Tensor]]:
         p = torch.nn.Parameter(self.start())
         optimizer = Optimizer([p], method(**hypers), fuse="eager")
         path = [p.detach().clone()]
@@ -76,7 +89,7 @@ class ClaimLab:
             p.grad = g.clone()
             optimizer.step()
             path.append(p.detach().clone())
-        return path
+        return optimizer, path
 
     def minimise(self, method: Method, loss: Callable[[Tensor], Tensor], steps: int, **hypers: Any) -> Tensor:
         """The end of a run on a loss, from ``start()``."""
@@ -84,8 +97,9 @@ class ClaimLab:
         optimizer = Optimizer([p], method(**hypers), fuse="eager")
         for _ in range(steps):
             optimizer.zero_grad()
-            loss(p).backward()
-            optimizer.step()
+            value = loss(p)
+            value.backward()
+            optimizer.step(loss=value.detach())
         return p.detach()
 
     def online(self, method: Method, gradient: Callable[[int], float], steps: int, lr: float, **hypers: Any) -> float:

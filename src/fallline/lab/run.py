@@ -93,7 +93,7 @@ def _step(task: Task, model: nn.Module, optimizer: Optimizer, seed: int, t: int)
     loss.backward()
     value = float(loss.detach())
     ready = time.process_time()
-    optimizer.step()
+    optimizer.step(loss=loss.detach())
     done = time.process_time()
     return value, done - began, done - ready
 

@@ -19,6 +19,7 @@ from fallline.core.transform import Chain
 __all__ = [
     "LAYOUTS",
     "SHAPES",
+    "a_loss",
     "build",
     "drive",
     "feed",
@@ -77,10 +78,37 @@ def gradients(params: Iterable[Tensor], t: int, scale: float = 1.0) -> list[Tens
 
 def feed(optimizer: torch.optim.Optimizer, t: int, flip: float = 1.0) -> list[nn.Parameter]:
     """Put the fixed gradients of step ``t`` on every parameter of the optimizer; returns the parameters."""
+    _supply_loss(optimizer)  # copies have lost their hooks
     params = [p for group in optimizer.param_groups for p in group["params"]]
     for p, g in zip(params, gradients(params, t, flip), strict=True):
         p.grad = g
     return params
+
+
+def a_loss(params: Sequence[Tensor], grads: Sequence[Tensor]) -> Tensor:
+    """``|<p, g>| / 2``: on a quadratic with its minimum, zero, at the origin it is the loss, elsewhere it is some loss."""
+    total = torch.zeros((), dtype=torch.float64, device=params[0].device)
+    for p, g in zip(params, grads, strict=True):
+        wide = torch.promote_types(g.dtype, torch.float32)
+        g = (g.to_dense() if g.is_sparse else g).detach().to(wide)
+        g = torch.where((g * g).isfinite(), g, torch.zeros_like(g))
+        total = total + (p.detach().to(wide) * g).sum().to(torch.float64)
+    return total.abs() / 2
+
+
+def _supply_loss(optimizer: torch.optim.Optimizer) -> None:
+    """Methods that need the loss get one at every step that is given none."""
+    if not isinstance(optimizer, Optimizer) or not any("loss" in c.needs for c in optimizer.chains):
+        return
+    if _with_loss not in optimizer._optimizer_step_pre_hooks.values():
+        optimizer.register_step_pre_hook(_with_loss)
+
+
+def _with_loss(optimizer: Any, args: Any, kwargs: Any) -> Any:
+    if args[1:] or kwargs.get("closure") is not None or kwargs.get("loss") is not None:
+        return None
+    having = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    return (args, {**kwargs, "loss": a_loss(having, [p.grad for p in having])}) if having else None
 
 
 def drive(optimizer: torch.optim.Optimizer, steps: Iterable[int], flip: float = 1.0) -> None:
@@ -146,4 +174,6 @@ def build(method: Method, params: Any, fuse: str = "", **values: Any) -> Optimiz
     Keywords are the optimizer's (``maximize``, ``nonfinite``, ``rounding`` ...) or else the method's.
     """
     options = {name: values.pop(name) for name in _OPTIONS if name in values}
-    return Optimizer(params, tuned(method, **values), fuse=fuse or _layout.get(), **options)  # type: ignore[arg-type]
+    made = Optimizer(params, tuned(method, **values), fuse=fuse or _layout.get(), **options)  # type: ignore[arg-type]
+    _supply_loss(made)
+    return made

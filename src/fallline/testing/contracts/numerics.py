@@ -15,6 +15,7 @@ from fallline.core.types import At, Reach
 from fallline.testing.check import contract
 from fallline.testing.harness import (
     SHAPES,
+    a_loss,
     build,
     drive,
     feed,
@@ -349,12 +350,16 @@ def _by_hand(method: Method, params: list[Tensor], grads: list[list[Tensor]]) ->
     steps = named_steps(tuned(method).steps)
     slots = [{(k, s): init(step, p) for k, step in steps for s, init in step.slots.items()} for p in plain]
     for t, gs in enumerate(grads, 1):
-        ats = [At(p, g, t) for p, g in zip(plain, gs, strict=True)]
+        loss = a_loss(plain, gs)
+        ats = [At(p, g, t, loss) for p, g in zip(plain, gs, strict=True)]
         updates = [at.g for at in ats]
         for k, step in steps:
             if step.reach == Reach.GROUP:
-                total = torch.stack([step.measure(u, at) for u, at in zip(updates, ats, strict=True)]).sum()
-                ats = [at._replace(total=total) for at in ats]
+                held = [{s: mine[k, s] for s in step.slots} for mine in slots]
+                terms = [step.measure(u, at, **own) for u, at, own in zip(updates, ats, held, strict=True)]
+                total = torch.stack(terms).sum(0)
+                sums: Any = {"totals": tuple(total)} if total.dim() else {"total": total}
+                ats = [at._replace(**sums) for at in ats]
             for i, at in enumerate(ats):
                 updates[i], new = step.update(updates[i], at, **{s: slots[i][k, s] for s in step.slots})
                 slots[i].update({(k, s): value for s, value in new.items()})

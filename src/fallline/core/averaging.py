@@ -1,0 +1,73 @@
+"""Evaluation at the average: while a chain trains at one point, its averaging steps know a better one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from fallline.core.errors import InvalidTypeError, InvalidValueError
+from fallline.core.optimizer import Optimizer
+from fallline.core.transform import Transform, named_steps
+
+__all__ = ["averaged"]
+
+
+@contextmanager
+def averaged(optimizer: Optimizer) -> Iterator[None]:
+    """Within the block every parameter holds what the last averaging step of its chain averages; after it, its own value.
+
+    Chains without such a step keep their parameters. Nothing is trained inside: a step there is an error when the block
+    ends. Batch normalisation has statistics of the training point: in the block, call ``torch.optim.swa_utils.update_bn``.
+
+    Example:
+        >>> import torch, fallline
+        >>> model = torch.nn.Linear(3, 1)
+        >>> optimizer = fallline.Optimizer(model, fallline.methods.schedule_free_adamw(lr=0.01))
+        >>> model(torch.ones(2, 3)).square().mean().backward()
+        >>> optimizer.step()
+        >>> with fallline.averaged(optimizer):
+        ...     loss = model(torch.ones(2, 3)).square().mean()
+    """
+    if not isinstance(optimizer, Optimizer):
+        raise InvalidTypeError(
+            f"averaged() got a {type(optimizer).__name__}. Expected a fallline optimizer. Pass the one that you call step() on."
+        )
+    found = [(p, value) for i in range(len(optimizer.param_groups)) for p, value in _averages(optimizer, i)]
+    if not found:
+        names = ", ".join(chain.name for chain in optimizer.chains)
+        raise InvalidValueError(
+            f"averaged() found nothing that averages in {names}. Expected a chain with an averaging step. Append one, as in "
+            f"chain(sgd(lr=0.1), average()), or leave averaged() out."
+        )
+    before = [(p, p.detach().clone()) for p, _ in found]
+    steps = [group["step"] for group in optimizer.param_groups]
+    with torch.no_grad():
+        for p, value in found:
+            p.copy_(value)
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for p, value in before:
+                p.copy_(value)
+    if steps != [group["step"] for group in optimizer.param_groups]:
+        raise RuntimeError(
+            "optimizer.step() was called inside averaged(), and the parameters have gone back to where they were before it. "
+            "Expected evaluation only. Step outside of the block."
+        )
+
+
+def _averages(optimizer: Optimizer, index: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Parameters of a group and what their chain's last averaging step says of them."""
+    group = optimizer.param_groups[index]
+    named = [(k, s) for k, s in named_steps(optimizer.current_steps(index)) if type(s).average is not Transform.average]
+    if not named:
+        return
+    key, step = named[-1]
+    for p in group["params"]:
+        if optimizer.state.get(p):
+            here, slots = optimizer.decoded(p, key, step)
+            yield p, step.average(here, **slots)
