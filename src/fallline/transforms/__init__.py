@@ -1,9 +1,37 @@
 """Steps that two or more methods share, one idea a file."""
 
-from fallline.transforms.clip import clip_by_global_norm, clip_by_value
+from fallline.transforms.average import average, average_ema
+from fallline.transforms.cautious import cautious
+from fallline.transforms.centralise import centralise
+from fallline.transforms.clip import clip_by_global_norm, clip_by_norm, clip_by_unit_norm, clip_by_value
 from fallline.transforms.decay import add_l2, decay
 from fallline.transforms.descend import descend
+from fallline.transforms.feedback import compress_to_signs
 from fallline.transforms.momentum import momentum
+from fallline.transforms.predict import predict
+from fallline.transforms.schedule_free import schedule_free
+from fallline.transforms.slow_weights import slow_weights
+from fallline.transforms.steepest import sign, steepest
 from fallline.transforms.trust import trust
 
-__all__ = ["add_l2", "clip_by_global_norm", "clip_by_value", "decay", "descend", "momentum", "trust"]
+__all__ = [
+    "add_l2",
+    "average",
+    "average_ema",
+    "cautious",
+    "centralise",
+    "clip_by_global_norm",
+    "clip_by_norm",
+    "clip_by_unit_norm",
+    "clip_by_value",
+    "compress_to_signs",
+    "decay",
+    "descend",
+    "momentum",
+    "predict",
+    "schedule_free",
+    "sign",
+    "slow_weights",
+    "steepest",
+    "trust",
+]

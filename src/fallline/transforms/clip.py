@@ -1,13 +1,23 @@
-"""Gradient clipping, by value or by the norm over all tensors."""
+"""Clipping: by value, by the norm of a tensor or of all tensors, or relative to the norms of a tensor's units."""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from fallline.core.transform import Transform, transform
 from fallline.core.types import At, Hyper, Reach, State
 
-__all__ = ["ClipByGlobalNorm", "ClipByValue", "clip_by_global_norm", "clip_by_value"]
+__all__ = [
+    "ClipByGlobalNorm",
+    "ClipByNorm",
+    "ClipByUnitNorm",
+    "ClipByValue",
+    "clip_by_global_norm",
+    "clip_by_norm",
+    "clip_by_unit_norm",
+    "clip_by_value",
+]
 
 
 @transform
@@ -27,6 +37,31 @@ class ClipByGlobalNorm(Transform):
 
 
 @transform
+class ClipByNorm(Transform):
+    """u <- u min(1, max_norm / ||u||), per tensor"""
+
+    max_norm: Hyper
+    reach = Reach.TENSOR
+
+    def update(self, u: Tensor, at: At) -> tuple[Tensor, State]:
+        return u * (self.max_norm / (u.norm() + 1e-6)).clamp(max=1.0), {}
+
+
+@transform
+class ClipByUnitNorm(Transform):
+    """u_i <- u_i min(1, clipping max(||p_i||, eps) / ||u_i||), i a row of a matrix, a filter, or a whole vector"""
+
+    clipping: Hyper = 0.01
+    eps: Hyper = 1e-3
+    reach = Reach.MATRIX
+
+    def update(self, u: Tensor, at: At) -> tuple[Tensor, State]:
+        limit = self.clipping * unit_norm(at.p).clamp(min=self.eps)
+        length = unit_norm(u)
+        return torch.where(length > limit, u * (limit / length), u), {}
+
+
+@transform
 class ClipByValue(Transform):
     """u <- clip(u, -max_value, max_value), element by element"""
 
@@ -41,6 +76,24 @@ def clip_by_global_norm(max_norm: Hyper) -> ClipByGlobalNorm:
     return ClipByGlobalNorm(max_norm)
 
 
+def clip_by_norm(max_norm: Hyper) -> ClipByNorm:
+    r"""Scale each tensor's update so that its norm is at most ``max_norm``."""
+    return ClipByNorm(max_norm)
+
+
+def clip_by_unit_norm(clipping: Hyper = 0.01, eps: Hyper = 1e-3) -> ClipByUnitNorm:
+    r"""Adaptive gradient clipping: no unit's update is longer than ``clipping`` times the unit,
+    :math:`u_i \leftarrow u_i \min(1, \lambda \max(\|p_i\|, \epsilon) / \|u_i\|)` (Brock et al., arXiv:2102.06171, eq. 3). Units are
+    the rows of a matrix and the filters of a convolution; a vector counts as one. The paper leaves the last layer out:
+    give it its own rule in ``groups``."""
+    return ClipByUnitNorm(clipping, eps)
+
+
 def clip_by_value(max_value: Hyper) -> ClipByValue:
     r"""Clip every element of the update to :math:`[-\mathrm{max\_value}, \mathrm{max\_value}]`."""
     return ClipByValue(max_value)
+
+
+def unit_norm(x: Tensor) -> Tensor:
+    """Norms over all dimensions but the first; of a vector or a number, its norm."""
+    return x.square().sum(tuple(range(1, x.dim())), keepdim=True).sqrt() if x.dim() > 1 else x.norm()
