@@ -19,12 +19,14 @@ from fallline.transforms import momentum as with_momentum
 class ScaleByRms(Transform):
     b2: Hyper = 0.99
     eps: Hyper = 1e-8
+    bias_correction: bool = False
     slots = zeros("v")
     nonnegative = frozenset({"v"})
 
     def update(self, u, at, *, v):
         v = v.lerp(u * u, 1 - self.b2)
-        return u / (v.sqrt() + self.eps), {"v": v}
+        v_hat = v / (1 - self.b2**at.t) if self.bias_correction else v
+        return u / (v_hat.sqrt() + self.eps), {"v": v}
 
 
 @transform
