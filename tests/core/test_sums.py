@@ -1,9 +1,9 @@
-"""Steps of reach GROUP that need several sums, slots that take what came in, and numbers that differ between tensors."""
+"""Steps of reach GROUP that need several sums, slots that take what came in, numbers that differ between tensors or are equal."""
 
 import pytest
 import torch
 
-from fallline import Optimizer, Reach, Transform, chain, transform
+from fallline import METHODS, Optimizer, Reach, Transform, chain, transform
 from fallline.core.execute import compiler_available
 from fallline.core.transform import scalars, zeros
 from fallline.testing.harness import LAYOUTS, drive, gradients, parameters
@@ -67,3 +67,14 @@ def test_sums_see_half_precision_parameters_as_steps_do(layout):
     for p in params:
         assert torch.isfinite(p).all()
         assert optimizer.state[p]["lengths.own"].dtype == torch.float32
+
+
+@pytest.mark.skipif(not compiler_available(), reason="no C++ compiler")
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_a_hyperparameter_that_equals_the_first_step_is_not_taken_for_it(dtype):
+    ends = []
+    for layout in ("leaf", "eager"):
+        params = parameters(((9, 5),), dtype)
+        drive(Optimizer(params, METHODS["adam"](lr=1.0), fuse=layout), range(1, 4))
+        ends.append(params[0].detach())
+    assert torch.allclose(*ends, rtol=1e-5)

@@ -177,8 +177,9 @@ class Kernel:
         matrix = segment.reach >= Reach.MATRIX
         # A MATRIX step may branch on shapes, so each shape has its own kernel.
         mode: Literal["fake", "symbolic"] = "fake" if matrix else "symbolic"
-        given = [as_number(x) for x in numbers.values()]
-        hypers = [as_number(h) for h in segment.hypers]
+        # Copies: equal numbers are one tensor, which tracing would take for one input, at t = 1 a rate of 1 for the step.
+        given = [as_number(x).clone() for x in numbers.values()]
+        hypers = [as_number(h).clone() for h in segment.hypers]
         from torch.fx.experimental.proxy_tensor import make_fx  # here, because it takes a second
 
         with torch.no_grad():
@@ -276,6 +277,8 @@ def _split(
             number = prelude.call_function(change[0], (first[node], *change[1:])) if change else first[node]
             if node.meta["val"].dtype is torch.float64 and precision is not torch.float64:
                 number = prelude.call_function(torch.ops.aten._to_copy.default, (number,), {"dtype": precision})
+            elif node.op == "placeholder" and not change:  # the compiler guards against inputs that are one tensor
+                number = prelude.call_function(torch.ops.aten.clone.default, (number,))
             with body.inserting_before(next(iter(body.nodes))):
                 handed[node, *change] = number, body.placeholder(f"number_{len(handed)}")
         return handed[node, *change][1]
@@ -335,12 +338,15 @@ def measure(segment: Segment, arrays: Arrays, numbers: Numbers, batched: bool, c
     key, step = segment.named[0]
     parts = {part for slot in step.slots for part in segment.storage.parts(f"{key}.{slot}")}
     needed: Arrays = {k: v for k, v in arrays.items() if k in {"p", "g", "u", "compensation", *parts}}
-    if not compiled or arrays["p"].numel() < 2:
+    if not compiled or arrays["p"].numel() < 2 or not (batched or arrays["p"].dim() == 1):
         return _measured(key, step, segment.storage, needed, numbers, batched)
     statics = tuple(getattr(step, f) for f in static_fields(step))
     hypers = [as_number(getattr(step, f)) for f in hyper_fields(step)]
-    given = {k: as_number(v) for k, v in numbers.items()}
-    run = _compiled_measure(key, type(step), statics, segment.storage, batched)  # type: ignore[arg-type]
+    given = {k: as_number(v).clone() for k, v in numbers.items()}
+    kinds = tuple(
+        (k, v.dtype, v.dim()) for k, v in needed.items()
+    )  # each its own code: Dynamo recompiles one 8 times at most
+    run = _compiled_measure(key, type(step), statics, segment.storage, batched, kinds)  # type: ignore[arg-type]
     found: Tensor = run(needed, given, hypers)
     return found
 
@@ -358,7 +364,7 @@ def _measured(key: str, step: Transform, storage: Storage, arrays: Arrays, numbe
 
 @cache
 def _compiled_measure(
-    key: str, kind: type[Transform], statics: tuple[Any, ...], storage: Storage, batched: bool
+    key: str, kind: type[Transform], statics: tuple[Any, ...], storage: Storage, batched: bool, kinds: tuple[Any, ...]
 ) -> Callable[..., Tensor]:
     def run(arrays: Arrays, numbers: Numbers, hypers: list[Tensor]) -> Tensor:
         fields: dict[str, Any] = dict(zip(kind._hypers, hypers, strict=True))
@@ -371,8 +377,8 @@ def _compiled_measure(
 def as_number(value: Any) -> Tensor:
     """A number as compiled code wants it: 0-d, float64, so that a change never recompiles and ``1 - b2`` loses no digits."""
     if isinstance(value, Tensor):
-        value = value.detach()
-        return value if value.dtype in (torch.float64, torch.bool) else value.to(torch.float64)
+        number = value.detach()
+        return number if number.dtype in (torch.float64, torch.bool) else number.to(torch.float64)
     return _number(float(value))
 
 
