@@ -27,7 +27,8 @@ class AddL2(Decay):
 
 def decay(weight_decay: Hyper) -> Decay:
     r"""Decoupled weight decay, :math:`u \leftarrow u + \lambda p`. Placed before ``descend`` it shrinks the parameter by
-    :math:`\mathrm{lr}\,\lambda` a step (Loshchilov & Hutter, arXiv:1711.05101, algorithm 2; torch scales by lr likewise)."""
+    :math:`\mathrm{lr}\,\lambda` a step (Loshchilov & Hutter, arXiv:1711.05101, algorithm 2; torch scales by lr likewise). Placed
+    after ``descend`` it shrinks it by :math:`\lambda`, whatever lr is."""
     return Decay(weight_decay)
 
 

@@ -36,14 +36,14 @@ class Momo(Transform):
 
     def measure(self, u, at, *, d, f, gamma):
         _, d, gamma = self._means(u, at, d, gamma)
-        return torch.stack([(d * at.p).sum(), gamma, d.square().sum()])
+        return torch.stack([(d * at.p).sum() - gamma, gamma, d.square().sum()])
 
     def update(self, u, at, *, d, f, gamma):
         new, d, own = self._means(u, at, d, gamma)
-        product, gamma, square = at.totals
+        ahead, gamma, square = at.totals  # ahead = <d, x> - gamma, subtracted before rounding can grow
         f = f + new * (at.loss - f)
         shrink = self.lr * self.weight_decay
-        tau = polyak_rate((1 + shrink) * (f - self.f_star - gamma) + product, square, self.lr)
+        tau = polyak_rate((1 + shrink) * (f - self.f_star) - shrink * gamma + ahead, square, self.lr)
         return (tau * d + shrink * at.p) / (1 + shrink), {"d": d, "f": f, "gamma": own}
 
 

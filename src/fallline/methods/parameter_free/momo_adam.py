@@ -41,14 +41,15 @@ class MomoAdam(Transform):
 
     def measure(self, u, at, *, d, v, f, gamma):
         d, _, root, gamma = self._means(u, at, d, v, gamma)
-        return torch.stack([(d * at.p).sum(), gamma, (d * d / root).sum()])
+        return torch.stack([(d * at.p).sum() - gamma, gamma, (d * d / root).sum()])
 
     def update(self, u, at, *, d, v, f, gamma):
         d, v, root, own = self._means(u, at, d, v, gamma)
-        product, gamma, square = at.totals
+        ahead, gamma, square = at.totals  # ahead = <d, x> - gamma, subtracted before rounding can grow
         f = self.b1 * f + (1 - self.b1) * at.loss
         rho, shrink = 1 - self.b1**at.t, self.lr * self.weight_decay
-        tau = polyak_rate((1 + shrink) * (f - rho * self.f_star - gamma) + product, square, self.lr / rho)
+        gap = (1 + shrink) * (f - rho * self.f_star) - shrink * gamma + ahead
+        tau = polyak_rate(gap, square, self.lr / rho)
         return (tau * d / root + shrink * at.p) / (1 + shrink), {"d": d, "v": v, "f": f, "gamma": own}
 
 

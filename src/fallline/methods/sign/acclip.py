@@ -21,7 +21,7 @@ class ScaleByAcclip(Transform):
     b2: Hyper = 0.99
     eps: Hyper = 1e-5
     alpha: Hyper = 1.0
-    domains = {"alpha": Domain("[1, 2]")}
+    domains = {"alpha": Domain("(0, 2]")}
     slots = zeros("m", "tau")
     nonnegative = frozenset({"tau"})
 
