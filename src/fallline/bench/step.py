@@ -78,11 +78,6 @@ def make_plan(
     names = _every(methods, METHODS, QUICK_METHODS if quick else DEFAULT_METHODS)
     for name in names:
         METHODS[name]  # a misspelt name is an error before anything runs
-        if METHODS[name]().needs:
-            raise InvalidValueError(
-                f"{name} needs {', '.join(sorted(METHODS[name]().needs))} at every step. Expected a method that needs "
-                f"gradients alone. Leave it out of --methods."
-            )
     modes = _every(layouts, FUSE_MODES, tuple(m for m in QUICK_LAYOUTS if m in FUSE_MODES) if quick else FUSE_MODES)
     for mode in modes:
         if mode not in FUSE_MODES:
