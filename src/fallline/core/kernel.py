@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property, lru_cache
-from typing import Any, Literal, TypeAlias, cast
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, fx
@@ -360,10 +360,10 @@ def _compiled_measure(kind: type[Transform], statics: tuple[Any, ...], batched: 
 
 def as_number(value: Any) -> Tensor:
     """A number as compiled code wants it: 0-d, float64, so that a change never recompiles and ``1 - b2`` loses no digits."""
-    if isinstance(value, Tensor):
-        value = value.detach()
-        return value if value.dtype in (torch.float64, torch.bool) else value.to(torch.float64)
-    return _number(float(value))
+    if not isinstance(value, Tensor):
+        return _number(float(value))
+    plain: Tensor = value.detach()
+    return plain if plain.dtype in (torch.float64, torch.bool) else plain.to(torch.float64)
 
 
 @lru_cache(maxsize=1024)
