@@ -24,7 +24,7 @@ def kind(method):
     )
 
 
-FIRST_OF_KIND = {kind(m): name for name, m in reversed(METHODS.items())}
+FIRST_OF_KIND = {kind(m): name for name, m in reversed(list(METHODS.items()))}
 
 
 def layouts_of(name, contract):
