@@ -117,8 +117,7 @@ def advance(segment: Segment, arrays: Arrays, numbers: Numbers, guard: bool = Tr
     u = u.to(p.dtype)  # of a 0-d parameter and float64 numbers, float64
     new = {slot: value.to(old[slot].dtype) for slot, value in new.items()}
     if guard:
-        largest = torch.finfo(arrays["p"].dtype if segment.last else p.dtype).max  # float16 ends at 65504
-        u, new = _keep_finite(p, u, new, old, numbers.get("ok"), segment.last, largest)
+        u, new = _keep_finite(segment, arrays["p"].dtype, p, u, new, old, numbers.get("ok"))
     out = storage.store(arrays, p, u, numbers["t"]) if segment.last else {"u": u}
     for slot, value in new.items():
         out.update(storage.encode(slot, value, arrays, segment.slots[slot], numbers["t"]))
@@ -126,19 +125,19 @@ def advance(segment: Segment, arrays: Arrays, numbers: Numbers, guard: bool = Tr
 
 
 def _keep_finite(
-    p: Tensor, u: Tensor, new: State, old: State, ok: Tensor | None, last: bool, largest: float
+    segment: Segment, dtype: torch.dtype, p: Tensor, u: Tensor, new: State, old: State, ok: Tensor | None
 ) -> tuple[Tensor, State]:
-    result = p - u if last else u
-    total = result
+    result = p - u if segment.last else u
+    state = [v for v in new.values() if v.shape == p.shape and v.is_floating_point()]
     # A sum is finite only if its terms are; one that overflows although they are not is as good as infinite.
-    for value in new.values():
-        if value.shape == p.shape and value.is_floating_point():
-            total = total + value
-    fine = _finite(total, ok)
-    if largest < torch.finfo(p.dtype).max:
-        fine = fine & (result.abs() <= largest)
+    if segment.reach == Reach.ELEMENT:
+        moved = fine = _finite(sum(state, result), ok)
+    else:  # norms stand between state and parameter: one guard for both would need another pass over everything
+        moved, fine = _finite(result, ok), _finite(sum(state, torch.zeros_like(p)), ok)
+    if segment.last and torch.finfo(dtype).max < torch.finfo(p.dtype).max:
+        moved = moved & (result.abs() <= torch.finfo(dtype).max)  # float16 ends at 65504
     kept = {k: torch.where(fine if v.shape == p.shape else _finite(v, ok), v, old[k]) for k, v in new.items()}
-    return torch.where(fine, u, torch.zeros_like(u)), kept
+    return torch.where(moved, u, torch.zeros_like(u)), kept
 
 
 def _finite(x: Tensor, ok: Tensor | None) -> Tensor:
