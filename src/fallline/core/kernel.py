@@ -172,8 +172,9 @@ class Kernel:
         matrix = segment.reach >= Reach.MATRIX
         # A MATRIX step may branch on shapes, so each shape has its own kernel.
         mode: Literal["fake", "symbolic"] = "fake" if matrix else "symbolic"
-        given = [as_number(x) for x in numbers.values()]
-        hypers = [as_number(h) for h in segment.hypers]
+        # A tracer knows tensors by identity: two equal numbers that are one cached tensor would become one input.
+        given = [as_number(x).clone() for x in numbers.values()]
+        hypers = [as_number(h).clone() for h in segment.hypers]
         from torch.fx.experimental.proxy_tensor import make_fx  # here, because it takes a second
 
         with torch.no_grad():

@@ -95,7 +95,7 @@ class Storage:
             moved, left = kahan(held, arrays["compensation"], u)
             return {"p": moved, "compensation": left}
         if held.dtype in ROUNDED and self.rounding == "stochastic":
-            return {"p": stochastic(p - u, held.dtype, self._noise("p", arrays, t))}
+            return {"p": stochastic(p - u, held.dtype, self._noise("p", arrays, t, p))}
         return {"p": (p - u).to(held.dtype)}
 
     def decode(self, slot: str, arrays: Mapping[str, Tensor], signed: bool) -> Tensor:
@@ -109,16 +109,18 @@ class Storage:
         """What is written when a slot gets a new value. Rounded to nearest, slow averages would stand still."""
         if not self._is_coded(slot, arrays):
             return {slot: value}
-        noise = self._noise(slot, arrays, t)
+        noise = self._noise(slot, arrays, t, value)
         return dict(zip(self.parts(slot), self._format.encode(value, signed, noise), strict=True))
 
     def _is_coded(self, slot: str, arrays: Mapping[str, Tensor]) -> bool:
         held = arrays[slot]
         return held.dim() > 0 and held.dtype in (torch.bfloat16, torch.uint8) and self.format != "float32"
 
-    def _noise(self, what: str, arrays: Mapping[str, Tensor], t: Any) -> Tensor:
-        """Random bits for every element of ``p``: the same in every layout, whatever was drawn before."""
-        return random_bits(arrays["stream"] ^ stream_key(0, what), t, _places(arrays["p"]))
+    def _noise(self, what: str, arrays: Mapping[str, Tensor], t: Any, like: Tensor) -> Tensor:
+        """Random bits for every element of a tensor: the same in every layout, whatever was drawn before."""
+        if like.shape == arrays["p"].shape:  # a result has lost the strides that tell the elements' places
+            like = arrays["p"]
+        return random_bits(arrays["stream"] ^ stream_key(0, what), t, _places(like))
 
 
 def _places(p: Tensor) -> Tensor:
