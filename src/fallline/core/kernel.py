@@ -206,7 +206,8 @@ class Kernel:
     def of(segment: Segment, arrays: Arrays, numbers: Numbers, batched: bool) -> Kernel:
         """The kernel for a segment on such arrays: traced once, whatever the hyperparameters and lengths."""
         matrix = segment.reach >= Reach.MATRIX
-        kinds = tuple((k, v.dtype, v.device, v.shape if matrix else v.dim()) for k, v in arrays.items())
+        # a traced step has settled which of its reshapes are views, so strides belong to a shape
+        kinds = tuple((k, v.dtype, v.device, (v.shape, v.stride()) if matrix else v.dim()) for k, v in arrays.items())
         place = (segment.structure, segment.first, segment.last, segment.storage, _rows(segment, arrays))
         key = (*place, kinds, tuple(numbers), batched)
         if key not in _KERNELS:
