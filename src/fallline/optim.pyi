@@ -12,6 +12,7 @@ def aliases_of(entry: Method) -> dict[str, Alias]: ...
 
 class DropIn(Optimizer):
     method: ClassVar[Method]
+    def torch_state_dict(self) -> dict[str, Any]: ...
 
 class AMSGrad(DropIn):
     def __init__(

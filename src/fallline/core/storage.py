@@ -79,6 +79,28 @@ class Storage:
             return {slot: value}
         return dict(zip(self._format.parts(slot), self._format.encode(value, signed), strict=True))
 
+    def put(self, slot: str, value: Tensor, like: State, signed: bool) -> State:
+        """What is kept for a slot that comes from elsewhere, in the form of the state ``like``; coded to nearest."""
+        held = torch.empty_like(like[slot])
+        if not self._is_coded(slot, like):
+            return {slot: held.copy_(value)}
+        flat = value.permute(_memory_order(held)).reshape(-1)  # blocks are those of the tensor in memory
+        first, *others = self._format.encode(flat, signed)
+        held.permute(_memory_order(held)).copy_(first.view(held.permute(_memory_order(held)).shape))
+        return dict(zip(self.parts(slot), (held, *others), strict=True))
+
+    def take(self, slot: str, state: State, signed: bool, dtype: torch.dtype) -> Tensor:
+        """A slot of a parameter's state, in ``dtype`` and in memory of its own."""
+        held = state[slot]
+        if not self._is_coded(slot, state):
+            return held.to(dtype, copy=True)
+        order = _memory_order(held)
+        flat = held.permute(order).reshape(-1)
+        whole = self._format.decode((flat, *(state[part] for part in self.parts(slot)[1:])), signed)
+        out = torch.empty_like(held, dtype=dtype)
+        out.permute(order).copy_(whole.view(out.permute(order).shape))
+        return out
+
     def parts(self, slot: str) -> tuple[str, ...]:
         """The stored tensors that a slot may have."""
         return self._format.parts(slot)
@@ -129,3 +151,10 @@ def _places(p: Tensor) -> Tensor:
     strides = p.stride()
     dense = sorted(range(p.dim()), key=lambda i: -strides[i])
     return places.as_strided(p.shape, p.stride()) if p.permute(dense).is_contiguous() else places.view(p.shape)
+
+
+def _memory_order(x: Tensor) -> list[int]:
+    """The order of dimensions in which a dense tensor is contiguous; reading order for one with gaps."""
+    strides = x.stride()
+    order = sorted(range(x.dim()), key=lambda i: -strides[i])
+    return order if x.permute(order).is_contiguous() else list(range(x.dim()))
