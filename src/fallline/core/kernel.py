@@ -188,12 +188,17 @@ class Kernel:
         label = "fallline_" + "_".join(key for key, _, _ in structure)
         self._run = _compiled(body, self._wide, computed, self._returned, label, dynamic=not matrix)
         if not matrix:
-            self._compile_for_length(arrays, given, hypers)
+            scales = {part for slot in segment.slots for part in storage.parts(slot)[1:]}
+            self._compile_for_length(arrays, given, hypers, storage, scales)
 
-    def _compile_for_length(self, arrays: Arrays, given: list[Tensor], hypers: list[Tensor]) -> None:
+    def _compile_for_length(
+        self, arrays: Arrays, given: list[Tensor], hypers: list[Tensor], storage: Storage, scales: set[str]
+    ) -> None:
         """Compile on long arrays: the compiler would leave out the threads if the first tensor it met were short."""
         sizes = {2: (64, LONG // 64), 1: (64,)} if arrays["p"].dim() == 2 else {1: (LONG,)}
-        wide = [torch.zeros(sizes.get(arrays[k].dim(), arrays[k].shape)).to(arrays[k]) for k in self._wide]
+        shapes = {k: sizes.get(arrays[k].dim(), arrays[k].shape) for k in self._wide}
+        shapes |= {k: (-(-LONG // storage.block),) for k in scales & shapes.keys() if storage.block is not None}
+        wide = [torch.zeros(shapes[k]).to(arrays[k]) for k in self._wide]
         crossing, _ = self._prelude(*[arrays[k] for k in self._lone], *given, *hypers)
         self._run(wide, list(crossing))
 
