@@ -361,7 +361,7 @@ def test_what_torch_does_not_have_is_not_handed_over():
         ours.RAdam(parameters(SHAPES), variant="paper").torch_state_dict()
     a, b = parameters(((3,), (4,)))
     mixed = ours.AdamW([{"params": [a]}, {"params": [b], "chain": fallline.methods.lion(1e-4)}])
-    with pytest.raises(ValueError, match="Group 1 runs lion, not adamw"):
+    with pytest.raises(ValueError, match=r"Group 1 runs lion, not adamw"):
         mixed.torch_state_dict()
 
 
