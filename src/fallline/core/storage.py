@@ -118,7 +118,12 @@ class Storage:
 
     def _noise(self, what: str, arrays: Mapping[str, Tensor], t: Any) -> Tensor:
         """Random bits for every element of ``p``: the same in every layout, whatever was drawn before."""
-        return random_bits(arrays["stream"] ^ stream_key(0, what), t, _places(arrays["p"]))
+        stream, places = arrays["stream"], _places(arrays["p"])
+        if stream.dim():  # of a part: where it lies in the whole, see sharding.Part
+            own, whole, start = stream[1], stream[2], stream[3]
+            places = places // own.clamp(min=1) * whole + start + places % own.clamp(min=1)
+            stream = stream[0]
+        return random_bits(stream ^ stream_key(0, what), t, places)
 
 
 def _places(p: Tensor) -> Tensor:
