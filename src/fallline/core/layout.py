@@ -35,7 +35,7 @@ class Layout:
         self._members = [
             [leaf.place for leaf in (unit.leaves if isinstance(unit, Arena) else [unit])] for unit in self.units
         ]
-        self.parts = [leaf for leaf in leaves if isinstance(leaf, Part)]
+        self.parts = [leaf for leaf in leaves if isinstance(leaf, Part) and leaf.scattered]
         pool: dict[Any, Tensor] = {}
         for arena in self._arenas:
             arena.use(pool)

@@ -72,6 +72,9 @@ def wrapped(part: Tensor, like: DTensor) -> DTensor:
     """A DTensor of which this is this rank's part, laid out as ``like``; nothing is sent."""
     from torch.distributed.tensor import DTensor
 
+    if part.storage_offset():
+        # torch (2.13) copies the offset into the DTensor, and deepcopy then takes it for a tensor with memory of its own
+        part = torch.from_dlpack(part.detach())  # type: ignore[attr-defined]
     return DTensor.from_local(
         part, like.device_mesh, like.placements, run_check=False, shape=like.shape, stride=like.stride()
     )

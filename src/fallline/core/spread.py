@@ -60,6 +60,8 @@ def step_parts(piece: Segment, parts: Sequence[Part], numbers: Sequence[Numbers]
         _Job(part, _update(piece, at), {"u": u, "p": at.p, "g": at.g, **old}, {"u": u, **old})
         for part, (_, u, at, old) in zip(parts, read, strict=True)
     ]
+    for job in jobs:
+        job.unread = _unread(piece, job) if piece.reach >= Reach.MATRIX else frozenset()
     key = piece.structure if piece.reach < Reach.MATRIX else None
     for part, job_out, given, (arrays, _, at, old) in zip(parts, _done(jobs, key), numbers, read, strict=True):
         out = dict(job_out)
@@ -100,6 +102,7 @@ class _Job:
 
     def __init__(self, part: Part, work: Work, reads: Values, returns: Values) -> None:
         self.part, self.work, self.reads, self.returns = part, work, reads, returns
+        self.unread: frozenset[str] = frozenset()  # what need not be sent
         self.p = part.whole
         self.cut: Cut | None = cut_of(self.p)  # type: ignore[arg-type]
 
@@ -239,6 +242,7 @@ def _by_owners(jobs: Sequence[_Job], group: Any, rank: int) -> list[Values]:
             for k in names[i]
         }
         full = {k: gathered.get(id(v), v) for k, v in job.reads.items()}
+        full.update({k: job.reads[k].new_zeros(()).expand(job.p.shape) for k in job.unread})
         out = {**{k: v for k, v in full.items() if k in job.returns}, **job.work(full)}
         for k, like in job.returns.items():
             value = out[k].to(like.dtype)
@@ -267,10 +271,51 @@ def _owned(jobs: Sequence[_Job], ranks: int) -> list[list[int]]:
     return owned
 
 
+_UNREAD: dict[Any, frozenset[str]] = {}
+
+
+def _unread(piece: Segment, job: _Job) -> frozenset[str]:
+    """Which of ``p`` and ``g`` the steps do not look at, found by running them once on tensors without content."""
+    key = (piece.structure, job.p.shape, job.p.dtype)
+    if key not in _UNREAD:
+        seen: set[str] = set()
+
+        class Watched(At):
+            @property
+            def p(self) -> Tensor:  # type: ignore[override]
+                seen.add("p")
+                return tuple.__getitem__(self, 0)
+
+            @property
+            def g(self) -> Tensor:  # type: ignore[override]
+                seen.add("g")
+                return tuple.__getitem__(self, 1)
+
+            def __getitem__(self, place: Any) -> Any:
+                seen.update("pg")
+                return tuple.__getitem__(self, place)
+
+            def __iter__(self) -> Iterator[Any]:
+                seen.update("pg")
+                return tuple.__iter__(self)
+
+        def empty(name: str) -> Tensor:
+            value = job.reads[name]
+            return torch.empty(job.p.shape if job.is_part(name) else value.shape, dtype=value.dtype, device="meta")
+
+        values, number = {name: empty(name) for name in job.reads}, torch.empty((), device="meta")
+        try:
+            apply(piece.named, values["u"], Watched(values["p"], values["g"], 1, number, number), values)
+        except Exception:  # some operations need content
+            seen.update("pg")
+        _UNREAD[key] = frozenset("pg") - seen
+    return _UNREAD[key]
+
+
 def _distinct(job: _Job) -> list[str]:
     seen: dict[int, str] = {}
     for name, value in job.reads.items():
-        if job.is_part(name):
+        if job.is_part(name) and name not in job.unread:
             seen.setdefault(id(value), name)
     return list(seen.values())
 
