@@ -82,6 +82,8 @@ class Segment:
 
     def sliceable(self, arrays: Arrays) -> bool:
         """Whether every array is as long as the parameter or a single number, so that a piece can be taken by itself."""
+        if "stream" in arrays:  # random numbers go by an element's place in the whole
+            return False
         return all(v.dim() == 0 or v.shape == arrays["p"].shape for v in arrays.values())
 
 

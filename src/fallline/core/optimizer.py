@@ -58,6 +58,9 @@ class Optimizer(torch.optim.Optimizer):
             tensor of their dtype, ``"stochastic"`` is right on average, ``"nearest"`` loses them.
         seed: of the random numbers of rounding; they depend on it, the parameter's name and the step, and on nothing else.
 
+    Parameters may be DTensors (FSDP2, tensor parallel): they step as if they were whole, and their state is laid out over
+    ranks as they are.
+
     Hyperparameters may be numbers, 0-d tensors or schedules of the group's step. A scheduled one is written into its
     group before each step; editing it by hand is an error, since the edit could not take effect.
 

@@ -32,10 +32,15 @@ __all__ = [
     "aligned",
     "copied",
     "create",
+    "cut_of",
     "is_dtensor",
+    "is_even",
     "leaf_of",
     "local",
+    "own_part",
     "scattered",
+    "whole",
+    "wrapped",
 ]
 
 
@@ -132,6 +137,14 @@ def cut_of(p: DTensor) -> Cut | None:
     each = -(-length // ranks)
     starts = [min(length, rank * each) for rank in range(ranks + 1)]
     return Cut(mesh_dim, dim, tuple(starts[:-1]), tuple(b - a for a, b in zip(starts, starts[1:], strict=False)))
+
+
+def is_even(p: DTensor) -> bool:
+    """Whether all ranks hold parts of one shape, however often the tensor is cut."""
+    pieces = [1] * p.dim()
+    for i in _sharded_dims(p):
+        pieces[p.placements[i].dim] *= p.device_mesh.size(i)  # type: ignore[attr-defined]
+    return all(length % number == 0 for length, number in zip(p.shape, pieces, strict=True))
 
 
 def _sharded_dims(p: DTensor) -> list[int]:

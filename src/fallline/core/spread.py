@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from fallline.core.kernel import Numbers, Segment, apply, decoded, settled
-from fallline.core.sharding import Cut, Part, cut_of, is_dtensor, local, own_part, whole, wrapped
+from fallline.core.sharding import Cut, Part, cut_of, is_dtensor, is_even, local, own_part, whole, wrapped
 from fallline.core.storage import compute_dtype
 from fallline.core.transform import Transform
 from fallline.core.types import At, Reach
@@ -110,8 +110,9 @@ class _Job:
         return key in ("u", "p", "g") or (key != "measure" and self.part.state.is_part(key))
 
     @property
-    def has_empty_parts(self) -> bool:
-        return self.cut is None or 0 in self.cut.sizes
+    def may_have_empty_parts(self) -> bool:
+        """Whether some rank may hold nothing, of which it could take no maximum; ranks must not differ in that."""
+        return not is_even(self.p) if self.cut is None else 0 in self.cut.sizes  # type: ignore[arg-type]
 
 
 def _done(jobs: Sequence[_Job], key: Any, put_off: bool = False) -> list[Values]:
@@ -119,7 +120,7 @@ def _done(jobs: Sequence[_Job], key: Any, put_off: bool = False) -> list[Values]
     results: dict[int, Values] = {}
     for i, job in enumerate(jobs):
         known = (key, job.p.placements, job.p.shape)  # type: ignore[attr-defined]
-        if key is None or job.has_empty_parts or known in _REFUSED:
+        if key is None or job.may_have_empty_parts or known in _REFUSED:
             continue
         try:
             results[i] = _on_dtensors(job, put_off)
