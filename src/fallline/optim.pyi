@@ -12,6 +12,48 @@ def aliases_of(entry: Method) -> dict[str, Alias]: ...
 
 class DropIn(Optimizer):
     method: ClassVar[Method]
+    def torch_state_dict(self) -> dict[str, Any]: ...
+
+class ADOPT(DropIn):
+    def __init__(
+        self,
+        params: Any,
+        lr: Hyper = ...,
+        betas: tuple[Hyper, Hyper] = ...,
+        eps: Hyper = ...,
+        weight_decay: Hyper = ...,
+        clipped: bool = ...,
+        decoupled_weight_decay: bool = ...,
+        *,
+        maximize: bool = ...,
+        fuse: Fuse = ...,
+        nonfinite: Policy = ...,
+        patience: int = ...,
+        state_format: str = ...,
+        rounding: Rounding = ...,
+        seed: int = ...,
+    ) -> None: ...
+
+class AMSBound(DropIn):
+    def __init__(
+        self,
+        params: Any,
+        lr: Hyper = ...,
+        betas: tuple[Hyper, Hyper] = ...,
+        eps: Hyper = ...,
+        weight_decay: Hyper = ...,
+        final_ratio: Hyper = ...,
+        gamma: Hyper = ...,
+        variant: str = ...,
+        *,
+        maximize: bool = ...,
+        fuse: Fuse = ...,
+        nonfinite: Policy = ...,
+        patience: int = ...,
+        state_format: str = ...,
+        rounding: Rounding = ...,
+        seed: int = ...,
+    ) -> None: ...
 
 class AMSGrad(DropIn):
     def __init__(
@@ -19,6 +61,25 @@ class AMSGrad(DropIn):
         params: Any,
         lr: Hyper = ...,
         betas: tuple[Hyper, Hyper] = ...,
+        eps: Hyper = ...,
+        weight_decay: Hyper = ...,
+        *,
+        maximize: bool = ...,
+        fuse: Fuse = ...,
+        nonfinite: Policy = ...,
+        patience: int = ...,
+        state_format: str = ...,
+        rounding: Rounding = ...,
+        seed: int = ...,
+    ) -> None: ...
+
+class AdEMAMix(DropIn):
+    def __init__(
+        self,
+        params: Any,
+        lr: Hyper = ...,
+        betas: tuple[Hyper, Hyper, Hyper] = ...,
+        alpha: Hyper = ...,
         eps: Hyper = ...,
         weight_decay: Hyper = ...,
         *,
@@ -49,6 +110,61 @@ class AdaBelief(DropIn):
         seed: int = ...,
     ) -> None: ...
 
+class AdaBound(DropIn):
+    def __init__(
+        self,
+        params: Any,
+        lr: Hyper = ...,
+        betas: tuple[Hyper, Hyper] = ...,
+        eps: Hyper = ...,
+        weight_decay: Hyper = ...,
+        final_ratio: Hyper = ...,
+        gamma: Hyper = ...,
+        variant: str = ...,
+        *,
+        maximize: bool = ...,
+        fuse: Fuse = ...,
+        nonfinite: Policy = ...,
+        patience: int = ...,
+        state_format: str = ...,
+        rounding: Rounding = ...,
+        seed: int = ...,
+    ) -> None: ...
+
+class AdaGradNorm(DropIn):
+    def __init__(
+        self,
+        params: Any,
+        lr: Hyper = ...,
+        b0: Hyper = ...,
+        *,
+        maximize: bool = ...,
+        fuse: Fuse = ...,
+        nonfinite: Policy = ...,
+        patience: int = ...,
+        state_format: str = ...,
+        rounding: Rounding = ...,
+        seed: int = ...,
+    ) -> None: ...
+
+class AdaMomentum(DropIn):
+    def __init__(
+        self,
+        params: Any,
+        lr: Hyper = ...,
+        betas: tuple[Hyper, Hyper] = ...,
+        eps: Hyper = ...,
+        weight_decay: Hyper = ...,
+        *,
+        maximize: bool = ...,
+        fuse: Fuse = ...,
+        nonfinite: Policy = ...,
+        patience: int = ...,
+        state_format: str = ...,
+        rounding: Rounding = ...,
+        seed: int = ...,
+    ) -> None: ...
+
 class Adadelta(DropIn):
     def __init__(
         self,
@@ -57,6 +173,28 @@ class Adadelta(DropIn):
         rho: Hyper = ...,
         eps: Hyper = ...,
         weight_decay: Hyper = ...,
+        *,
+        maximize: bool = ...,
+        fuse: Fuse = ...,
+        nonfinite: Policy = ...,
+        patience: int = ...,
+        state_format: str = ...,
+        rounding: Rounding = ...,
+        seed: int = ...,
+    ) -> None: ...
+
+class Adafactor(DropIn):
+    def __init__(
+        self,
+        params: Any,
+        lr: Hyper = ...,
+        decay_rate: Hyper = ...,
+        eps1: Hyper = ...,
+        eps2: Hyper = ...,
+        max_rms: Hyper = ...,
+        weight_decay: Hyper = ...,
+        relative_step: bool = ...,
+        decay_type: str = ...,
         *,
         maximize: bool = ...,
         fuse: Fuse = ...,
@@ -106,6 +244,62 @@ class Adam(DropIn):
         seed: int = ...,
     ) -> None: ...
 
+class AdamMini(DropIn):
+    def __init__(
+        self,
+        params: Any,
+        lr: Hyper = ...,
+        betas: tuple[Hyper, Hyper] = ...,
+        eps: Hyper = ...,
+        weight_decay: Hyper = ...,
+        *,
+        maximize: bool = ...,
+        fuse: Fuse = ...,
+        nonfinite: Policy = ...,
+        patience: int = ...,
+        state_format: str = ...,
+        rounding: Rounding = ...,
+        seed: int = ...,
+    ) -> None: ...
+
+class AdamP(DropIn):
+    def __init__(
+        self,
+        params: Any,
+        lr: Hyper = ...,
+        betas: tuple[Hyper, Hyper] = ...,
+        eps: Hyper = ...,
+        weight_decay: Hyper = ...,
+        delta: Hyper = ...,
+        wd_ratio: Hyper = ...,
+        *,
+        maximize: bool = ...,
+        fuse: Fuse = ...,
+        nonfinite: Policy = ...,
+        patience: int = ...,
+        state_format: str = ...,
+        rounding: Rounding = ...,
+        seed: int = ...,
+    ) -> None: ...
+
+class AdamSN(DropIn):
+    def __init__(
+        self,
+        params: Any,
+        lr: Hyper = ...,
+        betas: tuple[Hyper, Hyper] = ...,
+        eps: Hyper = ...,
+        weight_decay: Hyper = ...,
+        *,
+        maximize: bool = ...,
+        fuse: Fuse = ...,
+        nonfinite: Policy = ...,
+        patience: int = ...,
+        state_format: str = ...,
+        rounding: Rounding = ...,
+        seed: int = ...,
+    ) -> None: ...
+
 class AdamW(DropIn):
     def __init__(
         self,
@@ -132,6 +326,115 @@ class Adamax(DropIn):
         lr: Hyper = ...,
         betas: tuple[Hyper, Hyper] = ...,
         eps: Hyper = ...,
+        weight_decay: Hyper = ...,
+        *,
+        maximize: bool = ...,
+        fuse: Fuse = ...,
+        nonfinite: Policy = ...,
+        patience: int = ...,
+        state_format: str = ...,
+        rounding: Rounding = ...,
+        seed: int = ...,
+    ) -> None: ...
+
+class Adan(DropIn):
+    def __init__(
+        self,
+        params: Any,
+        lr: Hyper = ...,
+        betas: tuple[Hyper, Hyper, Hyper] = ...,
+        eps: Hyper = ...,
+        weight_decay: Hyper = ...,
+        proximal: bool = ...,
+        *,
+        maximize: bool = ...,
+        fuse: Fuse = ...,
+        nonfinite: Policy = ...,
+        patience: int = ...,
+        state_format: str = ...,
+        rounding: Rounding = ...,
+        seed: int = ...,
+    ) -> None: ...
+
+class DiffGrad(DropIn):
+    def __init__(
+        self,
+        params: Any,
+        lr: Hyper = ...,
+        betas: tuple[Hyper, Hyper] = ...,
+        eps: Hyper = ...,
+        weight_decay: Hyper = ...,
+        variant: str = ...,
+        *,
+        maximize: bool = ...,
+        fuse: Fuse = ...,
+        nonfinite: Policy = ...,
+        patience: int = ...,
+        state_format: str = ...,
+        rounding: Rounding = ...,
+        seed: int = ...,
+    ) -> None: ...
+
+class FAdam(DropIn):
+    def __init__(
+        self,
+        params: Any,
+        lr: Hyper = ...,
+        betas: tuple[Hyper, Hyper] = ...,
+        eps: Hyper = ...,
+        eps2: Hyper = ...,
+        weight_decay: Hyper = ...,
+        max_rms: Hyper = ...,
+        *,
+        maximize: bool = ...,
+        fuse: Fuse = ...,
+        nonfinite: Policy = ...,
+        patience: int = ...,
+        state_format: str = ...,
+        rounding: Rounding = ...,
+        seed: int = ...,
+    ) -> None: ...
+
+class Grams(DropIn):
+    def __init__(
+        self,
+        params: Any,
+        lr: Hyper = ...,
+        betas: tuple[Hyper, Hyper] = ...,
+        eps: Hyper = ...,
+        weight_decay: Hyper = ...,
+        *,
+        maximize: bool = ...,
+        fuse: Fuse = ...,
+        nonfinite: Policy = ...,
+        patience: int = ...,
+        state_format: str = ...,
+        rounding: Rounding = ...,
+        seed: int = ...,
+    ) -> None: ...
+
+class Gravity(DropIn):
+    def __init__(
+        self,
+        params: Any,
+        lr: Hyper = ...,
+        b1: Hyper = ...,
+        *,
+        maximize: bool = ...,
+        fuse: Fuse = ...,
+        nonfinite: Policy = ...,
+        patience: int = ...,
+        state_format: str = ...,
+        rounding: Rounding = ...,
+        seed: int = ...,
+    ) -> None: ...
+
+class HeavyBall(DropIn):
+    def __init__(
+        self,
+        params: Any,
+        lr: Hyper = ...,
+        momentum: Hyper = ...,
         weight_decay: Hyper = ...,
         *,
         maximize: bool = ...,
@@ -196,6 +499,24 @@ class Lion(DropIn):
         seed: int = ...,
     ) -> None: ...
 
+class MADGRAD(DropIn):
+    def __init__(
+        self,
+        params: Any,
+        lr: Hyper = ...,
+        momentum: Hyper = ...,
+        weight_decay: Hyper = ...,
+        eps: Hyper = ...,
+        *,
+        maximize: bool = ...,
+        fuse: Fuse = ...,
+        nonfinite: Policy = ...,
+        patience: int = ...,
+        state_format: str = ...,
+        rounding: Rounding = ...,
+        seed: int = ...,
+    ) -> None: ...
+
 class NAdam(DropIn):
     def __init__(
         self,
@@ -222,6 +543,42 @@ class Nesterov(DropIn):
         params: Any,
         lr: Hyper = ...,
         momentum: Hyper = ...,
+        weight_decay: Hyper = ...,
+        *,
+        maximize: bool = ...,
+        fuse: Fuse = ...,
+        nonfinite: Policy = ...,
+        patience: int = ...,
+        state_format: str = ...,
+        rounding: Rounding = ...,
+        seed: int = ...,
+    ) -> None: ...
+
+class NovoGrad(DropIn):
+    def __init__(
+        self,
+        params: Any,
+        lr: Hyper = ...,
+        betas: tuple[Hyper, Hyper] = ...,
+        eps: Hyper = ...,
+        weight_decay: Hyper = ...,
+        *,
+        maximize: bool = ...,
+        fuse: Fuse = ...,
+        nonfinite: Policy = ...,
+        patience: int = ...,
+        state_format: str = ...,
+        rounding: Rounding = ...,
+        seed: int = ...,
+    ) -> None: ...
+
+class OptAMSGrad(DropIn):
+    def __init__(
+        self,
+        params: Any,
+        lr: Hyper = ...,
+        betas: tuple[Hyper, Hyper] = ...,
+        eps: Hyper = ...,
         weight_decay: Hyper = ...,
         *,
         maximize: bool = ...,
@@ -299,6 +656,80 @@ class SGD(DropIn):
         dampening: Hyper = ...,
         weight_decay: Hyper = ...,
         nesterov: bool = ...,
+        *,
+        maximize: bool = ...,
+        fuse: Fuse = ...,
+        nonfinite: Policy = ...,
+        patience: int = ...,
+        state_format: str = ...,
+        rounding: Rounding = ...,
+        seed: int = ...,
+    ) -> None: ...
+
+class SGDP(DropIn):
+    def __init__(
+        self,
+        params: Any,
+        lr: Hyper = ...,
+        momentum: Hyper = ...,
+        weight_decay: Hyper = ...,
+        delta: Hyper = ...,
+        wd_ratio: Hyper = ...,
+        eps: Hyper = ...,
+        nesterov: bool = ...,
+        *,
+        maximize: bool = ...,
+        fuse: Fuse = ...,
+        nonfinite: Policy = ...,
+        patience: int = ...,
+        state_format: str = ...,
+        rounding: Rounding = ...,
+        seed: int = ...,
+    ) -> None: ...
+
+class SGDSaI(DropIn):
+    def __init__(
+        self,
+        params: Any,
+        lr: Hyper = ...,
+        momentum: Hyper = ...,
+        eps: Hyper = ...,
+        weight_decay: Hyper = ...,
+        *,
+        maximize: bool = ...,
+        fuse: Fuse = ...,
+        nonfinite: Policy = ...,
+        patience: int = ...,
+        state_format: str = ...,
+        rounding: Rounding = ...,
+        seed: int = ...,
+    ) -> None: ...
+
+class SGDW(DropIn):
+    def __init__(
+        self,
+        params: Any,
+        lr: Hyper = ...,
+        momentum: Hyper = ...,
+        weight_decay: Hyper = ...,
+        *,
+        maximize: bool = ...,
+        fuse: Fuse = ...,
+        nonfinite: Policy = ...,
+        patience: int = ...,
+        state_format: str = ...,
+        rounding: Rounding = ...,
+        seed: int = ...,
+    ) -> None: ...
+
+class SWATS(DropIn):
+    def __init__(
+        self,
+        params: Any,
+        lr: Hyper = ...,
+        betas: tuple[Hyper, Hyper] = ...,
+        eps: Hyper = ...,
+        weight_decay: Hyper = ...,
         *,
         maximize: bool = ...,
         fuse: Fuse = ...,

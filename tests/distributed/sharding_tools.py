@@ -34,16 +34,23 @@ class Orthogonalise(Transform):
 
 @transform
 class ScaleByRows(Transform):
-    """A MATRIX step with state of three shapes that reads p and g"""
+    """A MATRIX step with state of four shapes that reads p and g"""
 
     b: Hyper = 0.9
     reach = Reach.MATRIX
-    slots = {**zeros("m"), "rows": lambda step, p: rows_of(p).new_zeros(len(rows_of(p))), **scalars("n")}
+    slots = {
+        **zeros("m"),
+        **scalars("n"),
+        "rows": lambda step, p: rows_of(p).new_zeros(len(rows_of(p))),
+        "left": lambda step, p: torch.eye(len(rows_of(p)), dtype=p.dtype),
+    }
 
-    def update(self, u, at, *, m, rows, n):
+    def update(self, u, at, *, m, rows, left, n):
         m = m.lerp(u, 1 - self.b)
         rows = self.b * rows + rows_of(at.g).square().mean(1) + at.p.abs().max()
-        return (rows_of(m) / (rows[:, None].sqrt() + n)).view(u.shape), {"m": m, "rows": rows, "n": n + 0.1}
+        left = left.lerp(rows_of(u) @ rows_of(u).T, 0.1)
+        u = (left @ rows_of(m) / (rows[:, None].sqrt() + n)).view(u.shape)
+        return u, {"m": m, "rows": rows, "left": left, "n": n + 0.1}
 
 
 @transform
@@ -92,6 +99,7 @@ PARAMETERS = [
     ((), Replicate()),
     ((3, 2), None),
     ((2, 4, 3), Shard(1)),
+    ((3, 6), Shard(1)),  # on two ranks, parts of the shape that "left" has
 ]
 EVEN = [((6, 6), Shard(0)), ((12, 6), Shard(1)), ((6,), Shard(0))]
 

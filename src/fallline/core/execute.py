@@ -39,7 +39,7 @@ __all__ = ["COMPILE_FROM", "FUSE_MODES", "Batch", "Fuse", "compiler_available", 
 Fuse = Literal["auto", "eager", "leaf", "flat"]
 FUSE_MODES: tuple[str, ...] = get_args(Fuse)
 
-COMPILE_FROM = 2**18
+COMPILE_FROM = 2**20
 """Elements of a group from which ``auto`` compiles: below, a compiled call costs more than fusion saves."""
 
 EAGER_BLOCK = 2**17

@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property, lru_cache
-from typing import Any, Literal, TypeAlias, cast
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, fx
@@ -133,8 +133,7 @@ def settled(
     u = u.to(p.dtype)  # of a 0-d parameter and float64 numbers, float64
     new = {slot: value.to(old[slot].dtype) for slot, value in new.items()}
     if guard:
-        largest = torch.finfo(arrays["p"].dtype if segment.last else p.dtype).max  # float16 ends at 65504
-        u, new = _keep_finite(p, u, new, old, numbers.get("ok"), segment.last, largest)
+        u, new = _keep_finite(segment, arrays["p"].dtype, p, u, new, old, numbers.get("ok"))
     out = storage.store(arrays, p, u, numbers["t"]) if segment.last else {"u": u}
     for slot, value in new.items():
         out.update(storage.encode(slot, value, arrays, segment.slots[slot], numbers["t"]))
@@ -142,19 +141,19 @@ def settled(
 
 
 def _keep_finite(
-    p: Tensor, u: Tensor, new: State, old: State, ok: Tensor | None, last: bool, largest: float
+    segment: Segment, dtype: torch.dtype, p: Tensor, u: Tensor, new: State, old: State, ok: Tensor | None
 ) -> tuple[Tensor, State]:
-    result = p - u if last else u
-    total = result
+    result = p - u if segment.last else u
+    state = [v for v in new.values() if v.shape == p.shape and v.is_floating_point()]
     # A sum is finite only if its terms are; one that overflows although they are not is as good as infinite.
-    for value in new.values():
-        if value.shape == p.shape and value.is_floating_point():
-            total = total + value
-    fine = _finite(total, ok)
-    if largest < torch.finfo(p.dtype).max:
-        fine = fine & (result.abs() <= largest)
+    if segment.reach == Reach.ELEMENT:
+        moved = fine = _finite(sum(state, result), ok)
+    else:  # norms stand between state and parameter: one guard for both would need another pass over everything
+        moved, fine = _finite(result, ok), _finite(sum(state, torch.zeros_like(p)), ok)
+    if segment.last and torch.finfo(dtype).max < torch.finfo(p.dtype).max:
+        moved = moved & (result.abs() <= torch.finfo(dtype).max)  # float16 ends at 65504
     kept = {k: torch.where(fine if v.shape == p.shape else _finite(v, ok), v, old[k]) for k, v in new.items()}
-    return torch.where(fine, u, torch.zeros_like(u)), kept
+    return torch.where(moved, u, torch.zeros_like(u)), kept
 
 
 def _finite(x: Tensor, ok: Tensor | None) -> Tensor:
@@ -189,8 +188,9 @@ class Kernel:
         matrix = segment.reach >= Reach.MATRIX
         # A MATRIX step may branch on shapes, so each shape has its own kernel.
         mode: Literal["fake", "symbolic"] = "fake" if matrix else "symbolic"
-        given = [as_number(x) for x in numbers.values()]
-        hypers = [as_number(h) for h in segment.hypers]
+        # A tracer knows tensors by identity: two equal numbers that are one cached tensor would become one input.
+        given = [as_number(x).clone() for x in numbers.values()]
+        hypers = [as_number(h).clone() for h in segment.hypers]
         from torch.fx.experimental.proxy_tensor import make_fx  # here, because it takes a second
 
         with torch.no_grad():
@@ -204,12 +204,17 @@ class Kernel:
         label = "fallline_" + "_".join(key for key, _, _ in structure)
         self._run = _compiled(body, self._wide, computed, self._returned, label, dynamic=not matrix)
         if not matrix:
-            self._compile_for_length(arrays, given, hypers)
+            scales = {part for slot in segment.slots for part in storage.parts(slot)[1:]}
+            self._compile_for_length(arrays, given, hypers, storage, scales)
 
-    def _compile_for_length(self, arrays: Arrays, given: list[Tensor], hypers: list[Tensor]) -> None:
+    def _compile_for_length(
+        self, arrays: Arrays, given: list[Tensor], hypers: list[Tensor], storage: Storage, scales: set[str]
+    ) -> None:
         """Compile on long arrays: the compiler would leave out the threads if the first tensor it met were short."""
         sizes = {2: (64, LONG // 64), 1: (64,)} if arrays["p"].dim() == 2 else {1: (LONG,)}
-        wide = [torch.zeros(sizes.get(arrays[k].dim(), arrays[k].shape)).to(arrays[k]) for k in self._wide]
+        shapes = {k: sizes.get(arrays[k].dim(), arrays[k].shape) for k in self._wide}
+        shapes |= {k: (-(-LONG // storage.block),) for k in scales & shapes.keys() if storage.block is not None}
+        wide = [torch.zeros(shapes[k]).to(arrays[k]) for k in self._wide]
         crossing, _ = self._prelude(*[arrays[k] for k in self._lone], *given, *hypers)
         self._run(wide, list(crossing))
 
@@ -376,10 +381,10 @@ def _compiled_measure(kind: type[Transform], statics: tuple[Any, ...], batched: 
 
 def as_number(value: Any) -> Tensor:
     """A number as compiled code wants it: 0-d, float64, so that a change never recompiles and ``1 - b2`` loses no digits."""
-    if isinstance(value, Tensor):
-        value = value.detach()
-        return value if value.dtype in (torch.float64, torch.bool) else value.to(torch.float64)
-    return _number(float(value))
+    if not isinstance(value, Tensor):
+        return _number(float(value))
+    plain: Tensor = value.detach()
+    return plain if plain.dtype in (torch.float64, torch.bool) else plain.to(torch.float64)
 
 
 @lru_cache(maxsize=1024)

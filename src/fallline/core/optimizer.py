@@ -415,6 +415,7 @@ class Optimizer(torch.optim.Optimizer):
         """
         for before in self._optimizer_load_state_dict_pre_hooks.values():
             state_dict = before(self, state_dict) or state_dict
+        state_dict = self._translated(state_dict)
         moves = [
             move
             for i, (mine, saved) in enumerate(self._matched_groups(state_dict))
@@ -430,6 +431,10 @@ class Optimizer(torch.optim.Optimizer):
         self._resolved.clear()
         for after in self._optimizer_load_state_dict_post_hooks.values():
             after(self)
+
+    def _translated(self, state_dict: dict[str, Any]) -> dict[str, Any]:
+        """A checkpoint of another library in our words; drop-in classes know torch's."""
+        return state_dict
 
     def _matched_groups(self, state_dict: dict[str, Any]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
         saved = state_dict.get("param_groups") if isinstance(state_dict, dict) else None
@@ -461,12 +466,35 @@ class Optimizer(torch.optim.Optimizer):
                     f"{len(mine['params'])}. They must agree. Build the model as it was when saved."
                 )
             keys = self._to_group_keys({**chain.hypers, **chain.options})
-            chain.rebuild(self._from_group_keys(chain, {k: theirs[k] for k in keys}))
+            values = {k: theirs[k] for k in keys}
+            if self._restructures(chain, values):
+                alone = [k for k in keys if self._restructures(chain, {k: values[k]})] or [*keys]
+                seen = ", ".join(f"{k}={values[k]!r} (here {mine[k]!r})" for k in alone)
+                raise InvalidValueError(
+                    f"Group {i} of the checkpoint has {seen}, which needs other state or steps. Options, and whether momentum "
+                    f"is zero, must agree. Build the optimizer with the checkpoint's."
+                )
         return list(zip(self.param_groups, saved, strict=True))
+
+    def _restructures(self, chain: Chain, values: Mapping[str, Any]) -> bool:
+        """Whether a chain with these group entries, which are validated, would have other state or steps."""
+        return _structure(chain.rebuild(self._from_group_keys(chain, values)).steps) != _structure(chain.steps)
 
     def _matched_states(
         self, index: int, mine: dict[str, Any], saved: dict[str, Any], states: Mapping[Any, State]
     ) -> Iterable[tuple[Tensor, State]]:
+        names = mine.get("param_names")
+        moves: list[tuple[Tensor, State]] = []
+        for j, (p, key) in enumerate(zip(mine["params"], self._matched_keys(index, mine, saved), strict=True)):
+            label = names[j] if names is not None else f"parameter {j} of group {index}"
+            if not states.get(key):  # frozen until the checkpoint was made
+                moves.append((p, {}))
+                continue
+            moves.append((p, _copied(label, self._fresh_state(p, index), states[key])))
+        return moves
+
+    def _matched_keys(self, index: int, mine: dict[str, Any], saved: dict[str, Any]) -> list[Any]:
+        """The checkpoint's keys for the parameters of a group: by name where both sides have names, else by position."""
         keys = list(saved["params"])
         names, theirs = mine.get("param_names"), saved.get("param_names")
         if names is not None and theirs is not None:
@@ -477,14 +505,7 @@ class Optimizer(torch.optim.Optimizer):
                     f"names must agree. Build the model as it was when saved."
                 )
             keys = [keys[theirs.index(name)] for name in names]
-        moves: list[tuple[Tensor, State]] = []
-        for j, (p, key) in enumerate(zip(mine["params"], keys, strict=True)):
-            label = names[j] if names is not None else f"parameter {j} of group {index}"
-            if not states.get(key):  # frozen until the checkpoint was made
-                moves.append((p, {}))
-                continue
-            moves.append((p, _copied(label, self._fresh_state(p, index), states[key])))
-        return moves
+        return keys
 
     def __getstate__(self) -> dict[str, Any]:
         return {

@@ -66,9 +66,12 @@ def step_parts(piece: Segment, parts: Sequence[Part], numbers: Sequence[Numbers]
     for part, job_out, given, (arrays, _, at, old) in zip(parts, _done(jobs, key), numbers, read, strict=True):
         out = dict(job_out)
         u = out.pop("u")
+        # State that is the same on all ranks must not be taken for a part because it happens to have a part's shape.
+        alike = {k for k, v in old.items() if v.shape == at.p.shape and not part.state.is_part(k)}
+        arrays, old, out = ({k: v[None] if k in alike else v for k, v in x.items()} for x in (arrays, old, out))
         ((held, _),) = part.arrays(Reach.MATRIX, flat=False)
         for name, value in settled(piece, arrays, given, u, out, at, old).items():
-            held[name].copy_(value)
+            held[name].copy_(value.view(held[name].shape))
 
 
 def _update(piece: Segment, at: At) -> Work:

@@ -26,6 +26,9 @@ ARENA_MEMBER = 2**16
 ARENA_SIZE = 2**19
 """Elements of one arena at most: its buffers then stay in the processor's cache from copying in to copying out."""
 
+STACK_FROM = 16
+"""Tensors of one shape from which stacking them is faster than copying one by one."""
+
 Arrays: TypeAlias = dict[str, Tensor]
 """What a segment reads and writes: ``p``, ``g``, between segments ``u``, and everything stored for the parameter."""
 
@@ -197,14 +200,16 @@ class Arena:
         self._copy_in(self._parameters, self._p, self._p_views)
 
     def _copy_in(self, tensors: Sequence[Tensor], buffer: Tensor, views: list[Tensor]) -> None:
-        """Stack contiguous tensors of equal shape, on the CPU faster than copying one by one; else copy."""
+        """Copy tensors into their places; many contiguous ones of one shape go faster as a stack."""
+        if len(tensors) < STACK_FROM:
+            torch._foreach_copy_(views, list(tensors))
+            return
         for members, elements, shape, stride in self.blocks:
-            block = tensors[members]
-            plain = buffer.device.type == "cpu" and shape and stride == _contiguous(shape)
-            if plain and all(t.is_contiguous() for t in block):
-                torch.stack(list(block), out=buffer[elements].view(len(block), *shape))
+            block, plain = list(tensors[members]), shape and stride == _contiguous(shape)
+            if plain and len(block) >= STACK_FROM and all(t.is_contiguous() for t in block):
+                torch.stack(block, out=buffer[elements].view(len(block), *shape))
             else:
-                torch._foreach_copy_(views[members], list(block))
+                torch._foreach_copy_(views[members], block)
 
     def store(self) -> None:
         torch._foreach_copy_(self._parameters, self._p_views)
