@@ -118,14 +118,14 @@ def spread(value, mesh, placement):
     if mesh is None or placement is None:
         return value
     placements = placement if isinstance(placement, list) else [placement]
-    return distribute_tensor(value, mesh, placements)
+    return distribute_tensor(value, mesh, placements, src_data_rank=None)  # all ranks have it: nothing is sent
 
 
 def give_gradients(named, t, like=None):
     torch.manual_seed(100 + t)
     for _, p in named:
         g = torch.randn(p.shape).to(p.dtype)
-        p.grad = distribute_tensor(g, p.device_mesh, p.placements) if hasattr(p, "device_mesh") else g
+        p.grad = spread(g, p.device_mesh, list(p.placements)) if hasattr(p, "device_mesh") else g
 
 
 def whole(x):

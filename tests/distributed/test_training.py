@@ -108,6 +108,27 @@ def test_ddp_equals_one_process():
         assert not differences(got, alone("clip"), 2e-5)
 
 
+def from_torch(rank, world_size):
+    model = fsdp(mesh_of(world_size))
+    theirs = torch.optim.AdamW(model.named_parameters(), lr=0.1)
+    train(model, theirs, rank, world_size, steps=2)
+    ours = fallline.optim.AdamW(model.named_parameters(), lr=0.1)
+    ours.load_state_dict(theirs.state_dict())
+    train(model, ours, rank, world_size, steps=1, start=2)
+    back = torch.optim.AdamW(model.named_parameters(), lr=0.1)
+    back.load_state_dict(ours.torch_state_dict())
+    train(model, back, rank, world_size, steps=2, start=3)
+    return {name: p.full_tensor().detach() for name, p in model.named_parameters()}
+
+
+def test_a_sharded_run_moves_from_torch_and_back():
+    model = mlp()
+    train(model, torch.optim.AdamW(model.parameters(), lr=0.1))
+    for got in run_ranks(from_torch, 2):
+        for name, p in model.named_parameters():
+            torch.testing.assert_close(got[name], p.detach(), rtol=2e-5, atol=2e-5)
+
+
 def inside_backward(rank, world_size):
     found = {}
     for name in ("adamw", "lamb", "muon"):

@@ -79,7 +79,7 @@ def wrapped(part: Tensor, like: DTensor) -> DTensor:
 
     if part.storage_offset():
         # torch (2.13) copies the offset into the DTensor, and deepcopy then takes it for a tensor with memory of its own
-        part = torch.from_dlpack(part.detach())  # type: ignore[attr-defined]
+        part = torch.from_dlpack(part.detach())
     return DTensor.from_local(
         part, like.device_mesh, like.placements, run_check=False, shape=like.shape, stride=like.stride()
     )

@@ -286,14 +286,14 @@ def _unread(piece: Segment, job: _Job) -> frozenset[str]:
 
         class Watched(At):
             @property
-            def p(self) -> Tensor:  # type: ignore[override]
+            def p(self) -> Tensor:
                 seen.add("p")
-                return tuple.__getitem__(self, 0)
+                return values["p"]
 
             @property
-            def g(self) -> Tensor:  # type: ignore[override]
+            def g(self) -> Tensor:
                 seen.add("g")
-                return tuple.__getitem__(self, 1)
+                return values["g"]
 
             def __getitem__(self, place: Any) -> Any:
                 seen.update("pg")
@@ -309,8 +309,8 @@ def _unread(piece: Segment, job: _Job) -> frozenset[str]:
 
         values, number = {name: empty(name) for name in job.reads}, torch.empty((), device="meta")
         try:
-            apply(piece.named, values["u"], Watched(values["p"], values["g"], 1, number, number), values)
-        except Exception:  # some operations need content
+            apply(piece.named, values["u"], Watched(values["p"], values["g"], number, number, number), values)
+        except Exception:  # some operations need content, as does a branch on t
             seen.update("pg")
         _UNREAD[key] = frozenset("pg") - seen
     return _UNREAD[key]
