@@ -32,8 +32,10 @@ __all__ = [
     "advance",
     "as_number",
     "compiler_available",
+    "decoded",
     "measure",
     "segments",
+    "settled",
     "usable",
 ]
 
@@ -80,6 +82,8 @@ class Segment:
 
     def sliceable(self, arrays: Arrays) -> bool:
         """Whether every array is as long as the parameter or a single number, so that a piece can be taken by itself."""
+        if "stream" in arrays:  # random numbers go by an element's place in the whole
+            return False
         return all(v.dim() == 0 or v.shape == arrays["p"].shape for v in arrays.values())
 
 
@@ -108,12 +112,24 @@ def advance(segment: Segment, arrays: Arrays, numbers: Numbers, guard: bool = Tr
     """
     if batched:
         return torch.vmap(lambda one: advance(segment, one, numbers, guard))(arrays)
+    u, at, old = decoded(segment, arrays, numbers)
+    return settled(segment, arrays, numbers, *apply(segment.named, u, at, old), at, old, guard)
+
+
+def decoded(segment: Segment, arrays: Arrays, numbers: Numbers) -> tuple[Tensor, At, State]:
+    """What the maths reads, in compute precision: the update so far, where we stand, the slots."""
     storage = segment.storage
     p, g = storage.load(arrays), arrays["g"].to(compute_dtype(arrays["p"].dtype))
     u = arrays["u"] if "u" in arrays and not segment.first else g
     old = {slot: storage.decode(slot, arrays, signed) for slot, signed in segment.slots.items()}
-    at = At(p, g, numbers["t"], numbers.get("loss"), numbers.get("total"))
-    u, new = apply(segment.named, u, at, old)
+    return u, At(p, g, numbers["t"], numbers.get("loss"), numbers.get("total")), old
+
+
+def settled(
+    segment: Segment, arrays: Arrays, numbers: Numbers, u: Tensor, new: State, at: At, old: State, guard: bool = True
+) -> Arrays:
+    """What is written once the maths has found the next update and slots."""
+    storage, p = segment.storage, at.p
     u = u.to(p.dtype)  # of a 0-d parameter and float64 numbers, float64
     new = {slot: value.to(old[slot].dtype) for slot, value in new.items()}
     if guard:

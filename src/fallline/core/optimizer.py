@@ -18,6 +18,8 @@ from fallline.core.groups import groups
 from fallline.core.guard import Guard, Policy
 from fallline.core.kernel import Segment, segments
 from fallline.core.layout import Layout
+from fallline.core.sharding import copied, create
+from fallline.core.spread import described
 from fallline.core.storage import Rounding, Storage
 from fallline.core.transform import Chain, Transform, static_fields
 from fallline.core.types import Reach, Schedule, State
@@ -55,6 +57,9 @@ class Optimizer(torch.optim.Optimizer):
         rounding: how bfloat16 and float16 parameters take small updates: ``"kahan"`` keeps what was rounded off in one more
             tensor of their dtype, ``"stochastic"`` is right on average, ``"nearest"`` loses them.
         seed: of the random numbers of rounding; they depend on it, the parameter's name and the step, and on nothing else.
+
+    Parameters may be DTensors (FSDP2, tensor parallel): they step as if they were whole, and their state is laid out over
+    ranks as they are.
 
     Hyperparameters may be numbers, 0-d tensors or schedules of the group's step. A scheduled one is written into its
     group before each step; editing it by hand is an error, since the edit could not take effect.
@@ -153,7 +158,9 @@ class Optimizer(torch.optim.Optimizer):
                 if p.requires_grad:
                     self._create_state(p, len(self.param_groups) - 1)
         except BaseException:
-            self.param_groups.pop()
+            for p in self.param_groups.pop()["params"]:
+                self.state.pop(p, None)
+            del self._chains[len(self.param_groups) :]
             raise
 
     def _group_values(self, chain: Chain) -> dict[str, Any]:
@@ -171,7 +178,7 @@ class Optimizer(torch.optim.Optimizer):
 
     def _fresh_state(self, p: Tensor, index: int) -> State:
         step = torch.zeros((), dtype=torch.int64, device=p.device)
-        return {"step": step, **self._storage.create(self._chains[index].steps, p, self._name(p, index))}
+        return {"step": step, **create(self._storage, self._chains[index].steps, p, self._name(p, index))}
 
     @property
     def num_skipped(self) -> int:
@@ -286,8 +293,10 @@ class Optimizer(torch.optim.Optimizer):
             shown = ", ".join(f"{key}={group[key]!r}" for key in values)
             lines.append(f"group {i}: {self._chains[i].name}({shown})")
             if learning:
-                calls = sum(bool(segment.named) for segment in segments(self._chains[i].steps, self._storage))
-                lines += [f"  {line}" for line in self._layout(i, learning).describe(calls)]
+                parted = segments(self._chains[i].steps, self._storage)
+                held, calls = self._layout(i, learning), sum(bool(segment.named) for segment in parted)
+                lines += [f"  {line}" for line in held.describe(calls)]
+                lines += [f"  {line}" for line in described(parted, held.parts)]
             frozen = len(group["params"]) - len(learning)
             lines += [f"  frozen    {frozen} tensors"] * bool(frozen)
         return "\n".join(lines)
@@ -530,10 +539,7 @@ def _copied(label: str, fresh: State, saved: State) -> State:
                 f"The checkpoint's {slot} of {label} has shape {seen}. Expected {tuple(fresh[slot].shape)}. Build the "
                 f"model as it was when saved."
             )
-    return {
-        slot: torch.empty_like(like, dtype=saved[slot].dtype).copy_(saved[slot].detach())
-        for slot, like in fresh.items()
-    }
+    return {slot: copied(like, saved[slot]) for slot, like in fresh.items()}
 
 
 def _put(group: dict[str, Any], key: str, slot: int | None, value: float) -> None:

@@ -140,9 +140,15 @@ class Storage:
 
     def _noise(self, what: str, arrays: Mapping[str, Tensor], t: Any, like: Tensor) -> Tensor:
         """Random bits for every element of a tensor: the same in every layout, whatever was drawn before."""
-        if like.shape == arrays["p"].shape:  # a result has lost the strides that tell the elements' places
-            like = arrays["p"]
-        return random_bits(arrays["stream"] ^ stream_key(0, what), t, _places(like))
+        stream, shaped = arrays["stream"], like.shape == arrays["p"].shape
+        places = _places(
+            arrays["p"] if shaped else like
+        )  # a result has lost the strides that tell the elements' places
+        if stream.dim():  # of a part: where it lies in the whole, see sharding.Part
+            own, whole, start = stream[1].clamp(min=1), stream[2], stream[3]
+            places = places // own * whole + start + places % own if shaped else places
+            stream = stream[0]
+        return random_bits(stream ^ stream_key(0, what), t, places)
 
 
 def _places(p: Tensor) -> Tensor:

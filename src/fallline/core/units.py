@@ -8,7 +8,7 @@ and out, so nothing changes that a model promises about its parameters.
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, MutableMapping, Sequence
 from itertools import groupby
 from typing import Any, TypeAlias
 
@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from fallline.core.storage import compute_dtype
-from fallline.core.types import Reach, State
+from fallline.core.types import Reach
 
-__all__ = ["ARENA_MEMBER", "Arena", "Arrays", "Leaf", "Unit", "make_arenas"]
+__all__ = ["ARENA_MEMBER", "Arena", "Arrays", "Group", "Leaf", "Unit", "make_arenas"]
 
 ARENA_MEMBER = 2**16
 """Elements up to which a tensor joins an arena: beyond, copying in and out costs more than a call."""
@@ -32,12 +32,19 @@ STACK_FROM = 16
 Arrays: TypeAlias = dict[str, Tensor]
 """What a segment reads and writes: ``p``, ``g``, between segments ``u``, and everything stored for the parameter."""
 
+Group: TypeAlias = tuple[Any, ...]
+"""A process group over which a parameter is sharded, last in a tuple whose other entries are the same on all ranks."""
+
 
 class Leaf:
     """One tensor: the parameter (written in place), its gradient (read only), its state (written in place)."""
 
-    def __init__(self, p: Tensor, state: State, name: str = "", place: int = 0) -> None:
+    scattered = False  # whether other ranks hold other parts of the parameter
+    groups: tuple[Group, ...] = ()
+
+    def __init__(self, p: Tensor, state: MutableMapping[str, Tensor], name: str = "", place: int = 0) -> None:
         self.p, self.state, self.name, self.place = p, state, name, place
+        self.whole = p  # the parameter as the user knows it
         self.g: Tensor = p
         self.u: Tensor | None = None  # the update so far, between segments
 
@@ -98,8 +105,11 @@ class Arena:
     An ELEMENT segment sees one flat array; any other sees stacks of equal shapes with a leading batch dimension.
     """
 
+    scattered = False  # as an ELEMENT chain sees it
+
     def __init__(self, leaves: Sequence[Leaf]) -> None:
         self.leaves = list(leaves)
+        self.groups = tuple(dict.fromkeys(group for leaf in self.leaves for group in leaf.groups))
         self.sizes = [leaf.num_elements for leaf in self.leaves]
         self.num_elements = sum(self.sizes)
         self.p = self.leaves[0].p
@@ -232,7 +242,7 @@ Unit: TypeAlias = Leaf | Arena
 def make_arenas(leaves: Sequence[Leaf], reach: Reach) -> list[Unit]:
     """Small leaves of equal dtype, device and step side by side, at most ARENA_SIZE elements together; others alone.
 
-    So are leaves with random numbers or blocks of their own, and those on a device, where reading the step would stall it.
+    So are leaves with random numbers or blocks of their own, parts of a larger whole that a step must see, and those on a device, where reading the step would stall it.
     """
     units: list[Unit] = []
     joining: dict[Any, list[Leaf]] = {}
@@ -240,6 +250,7 @@ def make_arenas(leaves: Sequence[Leaf], reach: Reach) -> list[Unit]:
         alone = (
             leaf.p.device.type != "cpu"
             or "stream" in leaf.state
+            or (leaf.scattered and reach > Reach.ELEMENT)
             or any(v.dtype is torch.uint8 for v in leaf.state.values())
         )
         if alone or not 0 < leaf.num_elements <= ARENA_MEMBER or _dense_order(leaf.p) is None:
