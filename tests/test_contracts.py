@@ -3,6 +3,7 @@
 import inspect
 
 import pytest
+import torch
 
 import fallline
 from fallline import METHODS
@@ -11,16 +12,39 @@ from fallline.testing import CONTRACTS, LAYOUTS, PROMISES
 from fallline.testing.promises import ELSEWHERE
 
 
-def layouts_of(contract):
-    """Everything runs in eager; in compiled layouts run those contracts whose outcome can depend on the layout."""
-    return LAYOUTS if contract.scope == "each" else LAYOUTS[:1]
+def kind(method):
+    """What the executor can tell methods apart by: how far they look and what they keep."""
+    p = torch.zeros(4, 3)
+    slots = [init(step, p).dim() for step in method().steps for init in step.slots.values()]
+    return (
+        method.reach,
+        tuple(sorted({s.reach for s in method().steps})),
+        min(2, slots.count(2)),
+        set(slots) - {2} != set(),
+    )
+
+
+FIRST_OF_KIND = {kind(m): name for name, m in reversed(list(METHODS.items()))}
+
+
+def layouts_of(name, contract):
+    """(layout, slow): everything runs in eager, and in compiled layouts what can depend on them.
+
+    There the first method of every kind stands for its kind (the executor knows no more of a method than that), and all
+    methods are compared with eager; ``make studies`` runs the rest.
+    """
+    if contract.scope != "each":
+        return [(LAYOUTS[0], False)]
+    return [(layout, layout != "eager" and name not in FIRST_OF_KIND.values()) for layout in LAYOUTS]
 
 
 def cases():
     for name, method in METHODS.items():
         for contract in CONTRACTS.values():
-            for layout in layouts_of(contract):
+            for layout, slow in layouts_of(name, contract):
                 marks = [pytest.mark.xdist_group(name)]  # one worker compiles a method once
+                if slow:
+                    marks.append(pytest.mark.slow)
                 if contract.name in method.xfail:
                     marks.append(pytest.mark.xfail(reason=method.xfail[contract.name], strict=True))
                 compiled = contract.scope == "layouts" or layout != "eager"

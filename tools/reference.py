@@ -122,6 +122,7 @@ def stub() -> str:
         "",
         "class DropIn(Optimizer):",
         "    method: ClassVar[Method]",
+        "    def torch_state_dict(self) -> dict[str, Any]: ...",
     ]
     for entry in sorted(fallline.METHODS.values(), key=lambda m: m.label):
         cls = getattr(fallline.optim, entry.label)

@@ -10,9 +10,14 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import fallline.methods  # noqa: F401 (fills the registry)
-from fallline.core.errors import InvalidTypeError, unknown
+from fallline.core.errors import InvalidTypeError, InvalidValueError, unknown
+from fallline.core.interop import Kept, group_from_torch, group_to_torch, is_torchs, state_from_torch, state_to_torch
 from fallline.core.method import METHODS, Method
 from fallline.core.optimizer import Alias, Optimizer
+from fallline.core.transform import named_steps
+from fallline.core.types import Schedule
+
+_COUNTERPARTS = [entry.label for entry in METHODS.values() if entry.torch_state is not None]
 
 __all__ = [entry.label for entry in METHODS.values()]
 
@@ -42,6 +47,75 @@ class DropIn(Optimizer):
         given = {**dict(zip(names, args, strict=False)), **values}
         chain = self.method().rebuild(self._from_group_keys(self.method(), given))
         super().__init__(params, chain, **running)
+
+    def torch_state_dict(self) -> dict[str, Any]:
+        """What the class of ``torch.optim`` with this name loads, to go on from here: copies, in the parameters' dtype.
+
+        What rounding has kept from half-precision parameters stays behind, and compact state is decoded.
+        Raises TypeError where torch has no such class, ValueError where a group has what torch's class does not.
+        """
+        label, table = self.method.label, self.method.torch_state
+        if table is None:
+            raise InvalidTypeError(
+                f"{label} has no counterpart in torch.optim. Expected one of {', '.join(_COUNTERPARTS)}. Save it with "
+                f"state_dict() or fallline.save()."
+            )
+        packed = self.state_dict()
+        groups, states = [], {}
+        for i, (group, saved) in enumerate(zip(self.param_groups, packed["param_groups"], strict=True)):
+            self._require_own_method(i)
+            options = {name: self.method.defaults[name] for name in self.method.options}
+            groups.append(group_to_torch(label, f"Group {i}", saved, options))
+            for p, key in zip(group["params"], saved["params"], strict=True):
+                state = self.state.get(p) or self._fresh_state(p, i)
+                found = state_to_torch(state, table, p.dtype, group, self._kept(i))
+                states.update({key: found} if found else {})
+        return {"state": states, "param_groups": groups}
+
+    def _translated(self, state_dict: dict[str, Any]) -> dict[str, Any]:
+        if self.method.torch_state is None or not is_torchs(state_dict):
+            return state_dict
+        groups = [self._group_from_torch(i, saved) for i, saved in enumerate(state_dict["param_groups"])]
+        states: dict[Any, Any] = {}
+        for i, (mine, group) in enumerate(self._matched_groups({"state": {}, "param_groups": groups})):
+            kept = self._kept(i)
+            for p, key in zip(mine["params"], self._matched_keys(i, mine, group), strict=True):
+                fresh, saved = self._fresh_state(p, i), state_dict["state"].get(key) or {}
+                states[key] = state_from_torch(self._name(p, i), saved, self.method.torch_state, fresh, group, kept)
+            if "step" not in state_dict["param_groups"][i]:
+                group["step"] = max((int(states[k]["step"]) for k in group["params"] if states[k]), default=0)
+        return {"state": states, "param_groups": groups}
+
+    def _group_from_torch(self, index: int, saved: dict[str, Any]) -> dict[str, Any]:
+        label, table = self.method.label, self.method.torch_state
+        group = {"method": self.method.name, "step": 1}  # where none was counted: past SGD's first, which is undampened
+        if index >= len(self.param_groups):  # to be refused for its number
+            return group
+        self._require_own_method(index)
+        wanted = self.param_groups[index].keys() - {"params", "param_names", "step", "method"}
+        group.update(group_from_torch(label, f"Group {index}", saved, wanted))
+        for name in self.method.options:  # what torch does not know was at its default
+            group.setdefault(name, self.method.defaults[name])
+        scheduled = any(isinstance(v, Schedule) for v in self._chains[index].hypers.values())
+        if scheduled and "step" not in table and "step" not in saved:
+            raise InvalidValueError(
+                f"torch.optim.{label} does not count its steps, and group {index} here follows a schedule. Expected the number "
+                f"of steps taken as the entry 'step' of the checkpoint's group. Add it, or pass numbers."
+            )
+        return group
+
+    def _require_own_method(self, index: int) -> None:
+        name = self.param_groups[index]["method"]
+        if name != self.method.name:
+            raise InvalidValueError(
+                f"Group {index} runs {name}, not {self.method.name}, so torch.optim.{self.method.label} has no counterpart to it. "
+                f"Expected groups without chains of their own. Use state_dict() of both sides' optimizers."
+            )
+
+    def _kept(self, index: int) -> Kept:
+        steps = named_steps(self._chains[index].steps)
+        signed = {f"{key}.{slot}": slot not in step.nonnegative for key, step in steps for slot in step.slots}
+        return Kept(self._storage, signed)
 
 
 def aliases_of(entry: Method) -> dict[str, Alias]:

@@ -12,6 +12,7 @@ def aliases_of(entry: Method) -> dict[str, Alias]: ...
 
 class DropIn(Optimizer):
     method: ClassVar[Method]
+    def torch_state_dict(self) -> dict[str, Any]: ...
 
 class ACClip(DropIn):
     def __init__(
@@ -22,6 +23,26 @@ class ACClip(DropIn):
         eps: Hyper = ...,
         alpha: Hyper = ...,
         weight_decay: Hyper = ...,
+        *,
+        maximize: bool = ...,
+        fuse: Fuse = ...,
+        nonfinite: Policy = ...,
+        patience: int = ...,
+        state_format: str = ...,
+        rounding: Rounding = ...,
+        seed: int = ...,
+    ) -> None: ...
+
+class ADOPT(DropIn):
+    def __init__(
+        self,
+        params: Any,
+        lr: Hyper = ...,
+        betas: tuple[Hyper, Hyper] = ...,
+        eps: Hyper = ...,
+        weight_decay: Hyper = ...,
+        clipped: bool = ...,
+        decoupled_weight_decay: bool = ...,
         *,
         maximize: bool = ...,
         fuse: Fuse = ...,
@@ -50,12 +71,52 @@ class ALRSMAG(DropIn):
         seed: int = ...,
     ) -> None: ...
 
+class AMSBound(DropIn):
+    def __init__(
+        self,
+        params: Any,
+        lr: Hyper = ...,
+        betas: tuple[Hyper, Hyper] = ...,
+        eps: Hyper = ...,
+        weight_decay: Hyper = ...,
+        final_ratio: Hyper = ...,
+        gamma: Hyper = ...,
+        variant: str = ...,
+        *,
+        maximize: bool = ...,
+        fuse: Fuse = ...,
+        nonfinite: Policy = ...,
+        patience: int = ...,
+        state_format: str = ...,
+        rounding: Rounding = ...,
+        seed: int = ...,
+    ) -> None: ...
+
 class AMSGrad(DropIn):
     def __init__(
         self,
         params: Any,
         lr: Hyper = ...,
         betas: tuple[Hyper, Hyper] = ...,
+        eps: Hyper = ...,
+        weight_decay: Hyper = ...,
+        *,
+        maximize: bool = ...,
+        fuse: Fuse = ...,
+        nonfinite: Policy = ...,
+        patience: int = ...,
+        state_format: str = ...,
+        rounding: Rounding = ...,
+        seed: int = ...,
+    ) -> None: ...
+
+class AdEMAMix(DropIn):
+    def __init__(
+        self,
+        params: Any,
+        lr: Hyper = ...,
+        betas: tuple[Hyper, Hyper, Hyper] = ...,
+        alpha: Hyper = ...,
         eps: Hyper = ...,
         weight_decay: Hyper = ...,
         *,
@@ -103,6 +164,61 @@ class AdaBelief(DropIn):
         seed: int = ...,
     ) -> None: ...
 
+class AdaBound(DropIn):
+    def __init__(
+        self,
+        params: Any,
+        lr: Hyper = ...,
+        betas: tuple[Hyper, Hyper] = ...,
+        eps: Hyper = ...,
+        weight_decay: Hyper = ...,
+        final_ratio: Hyper = ...,
+        gamma: Hyper = ...,
+        variant: str = ...,
+        *,
+        maximize: bool = ...,
+        fuse: Fuse = ...,
+        nonfinite: Policy = ...,
+        patience: int = ...,
+        state_format: str = ...,
+        rounding: Rounding = ...,
+        seed: int = ...,
+    ) -> None: ...
+
+class AdaGradNorm(DropIn):
+    def __init__(
+        self,
+        params: Any,
+        lr: Hyper = ...,
+        b0: Hyper = ...,
+        *,
+        maximize: bool = ...,
+        fuse: Fuse = ...,
+        nonfinite: Policy = ...,
+        patience: int = ...,
+        state_format: str = ...,
+        rounding: Rounding = ...,
+        seed: int = ...,
+    ) -> None: ...
+
+class AdaMomentum(DropIn):
+    def __init__(
+        self,
+        params: Any,
+        lr: Hyper = ...,
+        betas: tuple[Hyper, Hyper] = ...,
+        eps: Hyper = ...,
+        weight_decay: Hyper = ...,
+        *,
+        maximize: bool = ...,
+        fuse: Fuse = ...,
+        nonfinite: Policy = ...,
+        patience: int = ...,
+        state_format: str = ...,
+        rounding: Rounding = ...,
+        seed: int = ...,
+    ) -> None: ...
+
 class Adadelta(DropIn):
     def __init__(
         self,
@@ -111,6 +227,28 @@ class Adadelta(DropIn):
         rho: Hyper = ...,
         eps: Hyper = ...,
         weight_decay: Hyper = ...,
+        *,
+        maximize: bool = ...,
+        fuse: Fuse = ...,
+        nonfinite: Policy = ...,
+        patience: int = ...,
+        state_format: str = ...,
+        rounding: Rounding = ...,
+        seed: int = ...,
+    ) -> None: ...
+
+class Adafactor(DropIn):
+    def __init__(
+        self,
+        params: Any,
+        lr: Hyper = ...,
+        decay_rate: Hyper = ...,
+        eps1: Hyper = ...,
+        eps2: Hyper = ...,
+        max_rms: Hyper = ...,
+        weight_decay: Hyper = ...,
+        relative_step: bool = ...,
+        decay_type: str = ...,
         *,
         maximize: bool = ...,
         fuse: Fuse = ...,
@@ -160,6 +298,62 @@ class Adam(DropIn):
         seed: int = ...,
     ) -> None: ...
 
+class AdamMini(DropIn):
+    def __init__(
+        self,
+        params: Any,
+        lr: Hyper = ...,
+        betas: tuple[Hyper, Hyper] = ...,
+        eps: Hyper = ...,
+        weight_decay: Hyper = ...,
+        *,
+        maximize: bool = ...,
+        fuse: Fuse = ...,
+        nonfinite: Policy = ...,
+        patience: int = ...,
+        state_format: str = ...,
+        rounding: Rounding = ...,
+        seed: int = ...,
+    ) -> None: ...
+
+class AdamP(DropIn):
+    def __init__(
+        self,
+        params: Any,
+        lr: Hyper = ...,
+        betas: tuple[Hyper, Hyper] = ...,
+        eps: Hyper = ...,
+        weight_decay: Hyper = ...,
+        delta: Hyper = ...,
+        wd_ratio: Hyper = ...,
+        *,
+        maximize: bool = ...,
+        fuse: Fuse = ...,
+        nonfinite: Policy = ...,
+        patience: int = ...,
+        state_format: str = ...,
+        rounding: Rounding = ...,
+        seed: int = ...,
+    ) -> None: ...
+
+class AdamSN(DropIn):
+    def __init__(
+        self,
+        params: Any,
+        lr: Hyper = ...,
+        betas: tuple[Hyper, Hyper] = ...,
+        eps: Hyper = ...,
+        weight_decay: Hyper = ...,
+        *,
+        maximize: bool = ...,
+        fuse: Fuse = ...,
+        nonfinite: Policy = ...,
+        patience: int = ...,
+        state_format: str = ...,
+        rounding: Rounding = ...,
+        seed: int = ...,
+    ) -> None: ...
+
 class AdamW(DropIn):
     def __init__(
         self,
@@ -187,6 +381,25 @@ class Adamax(DropIn):
         betas: tuple[Hyper, Hyper] = ...,
         eps: Hyper = ...,
         weight_decay: Hyper = ...,
+        *,
+        maximize: bool = ...,
+        fuse: Fuse = ...,
+        nonfinite: Policy = ...,
+        patience: int = ...,
+        state_format: str = ...,
+        rounding: Rounding = ...,
+        seed: int = ...,
+    ) -> None: ...
+
+class Adan(DropIn):
+    def __init__(
+        self,
+        params: Any,
+        lr: Hyper = ...,
+        betas: tuple[Hyper, Hyper, Hyper] = ...,
+        eps: Hyper = ...,
+        weight_decay: Hyper = ...,
+        proximal: bool = ...,
         *,
         maximize: bool = ...,
         fuse: Fuse = ...,
@@ -251,6 +464,25 @@ class DAdaptSGD(DropIn):
         seed: int = ...,
     ) -> None: ...
 
+class DiffGrad(DropIn):
+    def __init__(
+        self,
+        params: Any,
+        lr: Hyper = ...,
+        betas: tuple[Hyper, Hyper] = ...,
+        eps: Hyper = ...,
+        weight_decay: Hyper = ...,
+        variant: str = ...,
+        *,
+        maximize: bool = ...,
+        fuse: Fuse = ...,
+        nonfinite: Policy = ...,
+        patience: int = ...,
+        state_format: str = ...,
+        rounding: Rounding = ...,
+        seed: int = ...,
+    ) -> None: ...
+
 class DoG(DropIn):
     def __init__(
         self,
@@ -274,6 +506,77 @@ class EFSignSGD(DropIn):
         self,
         params: Any,
         lr: Hyper = ...,
+        weight_decay: Hyper = ...,
+        *,
+        maximize: bool = ...,
+        fuse: Fuse = ...,
+        nonfinite: Policy = ...,
+        patience: int = ...,
+        state_format: str = ...,
+        rounding: Rounding = ...,
+        seed: int = ...,
+    ) -> None: ...
+
+class FAdam(DropIn):
+    def __init__(
+        self,
+        params: Any,
+        lr: Hyper = ...,
+        betas: tuple[Hyper, Hyper] = ...,
+        eps: Hyper = ...,
+        eps2: Hyper = ...,
+        weight_decay: Hyper = ...,
+        max_rms: Hyper = ...,
+        *,
+        maximize: bool = ...,
+        fuse: Fuse = ...,
+        nonfinite: Policy = ...,
+        patience: int = ...,
+        state_format: str = ...,
+        rounding: Rounding = ...,
+        seed: int = ...,
+    ) -> None: ...
+
+class Grams(DropIn):
+    def __init__(
+        self,
+        params: Any,
+        lr: Hyper = ...,
+        betas: tuple[Hyper, Hyper] = ...,
+        eps: Hyper = ...,
+        weight_decay: Hyper = ...,
+        *,
+        maximize: bool = ...,
+        fuse: Fuse = ...,
+        nonfinite: Policy = ...,
+        patience: int = ...,
+        state_format: str = ...,
+        rounding: Rounding = ...,
+        seed: int = ...,
+    ) -> None: ...
+
+class Gravity(DropIn):
+    def __init__(
+        self,
+        params: Any,
+        lr: Hyper = ...,
+        b1: Hyper = ...,
+        *,
+        maximize: bool = ...,
+        fuse: Fuse = ...,
+        nonfinite: Policy = ...,
+        patience: int = ...,
+        state_format: str = ...,
+        rounding: Rounding = ...,
+        seed: int = ...,
+    ) -> None: ...
+
+class HeavyBall(DropIn):
+    def __init__(
+        self,
+        params: Any,
+        lr: Hyper = ...,
+        momentum: Hyper = ...,
         weight_decay: Hyper = ...,
         *,
         maximize: bool = ...,
@@ -394,6 +697,24 @@ class Lookahead(DropIn):
         seed: int = ...,
     ) -> None: ...
 
+class MADGRAD(DropIn):
+    def __init__(
+        self,
+        params: Any,
+        lr: Hyper = ...,
+        momentum: Hyper = ...,
+        weight_decay: Hyper = ...,
+        eps: Hyper = ...,
+        *,
+        maximize: bool = ...,
+        fuse: Fuse = ...,
+        nonfinite: Policy = ...,
+        patience: int = ...,
+        state_format: str = ...,
+        rounding: Rounding = ...,
+        seed: int = ...,
+    ) -> None: ...
+
 class MoMo(DropIn):
     def __init__(
         self,
@@ -474,6 +795,42 @@ class NormalisedGD(DropIn):
         params: Any,
         lr: Hyper = ...,
         exponent: Hyper = ...,
+        weight_decay: Hyper = ...,
+        *,
+        maximize: bool = ...,
+        fuse: Fuse = ...,
+        nonfinite: Policy = ...,
+        patience: int = ...,
+        state_format: str = ...,
+        rounding: Rounding = ...,
+        seed: int = ...,
+    ) -> None: ...
+
+class NovoGrad(DropIn):
+    def __init__(
+        self,
+        params: Any,
+        lr: Hyper = ...,
+        betas: tuple[Hyper, Hyper] = ...,
+        eps: Hyper = ...,
+        weight_decay: Hyper = ...,
+        *,
+        maximize: bool = ...,
+        fuse: Fuse = ...,
+        nonfinite: Policy = ...,
+        patience: int = ...,
+        state_format: str = ...,
+        rounding: Rounding = ...,
+        seed: int = ...,
+    ) -> None: ...
+
+class OptAMSGrad(DropIn):
+    def __init__(
+        self,
+        params: Any,
+        lr: Hyper = ...,
+        betas: tuple[Hyper, Hyper] = ...,
+        eps: Hyper = ...,
         weight_decay: Hyper = ...,
         *,
         maximize: bool = ...,
@@ -580,6 +937,62 @@ class SGD(DropIn):
         seed: int = ...,
     ) -> None: ...
 
+class SGDP(DropIn):
+    def __init__(
+        self,
+        params: Any,
+        lr: Hyper = ...,
+        momentum: Hyper = ...,
+        weight_decay: Hyper = ...,
+        delta: Hyper = ...,
+        wd_ratio: Hyper = ...,
+        eps: Hyper = ...,
+        nesterov: bool = ...,
+        *,
+        maximize: bool = ...,
+        fuse: Fuse = ...,
+        nonfinite: Policy = ...,
+        patience: int = ...,
+        state_format: str = ...,
+        rounding: Rounding = ...,
+        seed: int = ...,
+    ) -> None: ...
+
+class SGDSaI(DropIn):
+    def __init__(
+        self,
+        params: Any,
+        lr: Hyper = ...,
+        momentum: Hyper = ...,
+        eps: Hyper = ...,
+        weight_decay: Hyper = ...,
+        *,
+        maximize: bool = ...,
+        fuse: Fuse = ...,
+        nonfinite: Policy = ...,
+        patience: int = ...,
+        state_format: str = ...,
+        rounding: Rounding = ...,
+        seed: int = ...,
+    ) -> None: ...
+
+class SGDW(DropIn):
+    def __init__(
+        self,
+        params: Any,
+        lr: Hyper = ...,
+        momentum: Hyper = ...,
+        weight_decay: Hyper = ...,
+        *,
+        maximize: bool = ...,
+        fuse: Fuse = ...,
+        nonfinite: Policy = ...,
+        patience: int = ...,
+        state_format: str = ...,
+        rounding: Rounding = ...,
+        seed: int = ...,
+    ) -> None: ...
+
 class SPS(DropIn):
     def __init__(
         self,
@@ -606,6 +1019,24 @@ class SWA(DropIn):
         weight_decay: Hyper = ...,
         start: int = ...,
         every: int = ...,
+        *,
+        maximize: bool = ...,
+        fuse: Fuse = ...,
+        nonfinite: Policy = ...,
+        patience: int = ...,
+        state_format: str = ...,
+        rounding: Rounding = ...,
+        seed: int = ...,
+    ) -> None: ...
+
+class SWATS(DropIn):
+    def __init__(
+        self,
+        params: Any,
+        lr: Hyper = ...,
+        betas: tuple[Hyper, Hyper] = ...,
+        eps: Hyper = ...,
+        weight_decay: Hyper = ...,
         *,
         maximize: bool = ...,
         fuse: Fuse = ...,

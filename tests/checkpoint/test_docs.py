@@ -17,9 +17,10 @@ def test_the_code_of_the_page_runs(tmp_path, monkeypatch):
     model = torch.nn.Linear(3, 1)
     optimizer = fallline.Optimizer(model, fallline.methods.adamw(lr=0.1))
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 2)
-    scope = {"model": model, "optimizer": optimizer, "scheduler": scheduler}
+    scope = {"model": model, "optimizer": optimizer, "scheduler": scheduler, "torch": torch, "fallline": fallline}
+    torch.save(torch.optim.AdamW(model.parameters(), lr=3e-4).state_dict(), "theirs.pt")
     blocks = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
-    assert len(blocks) == 2
+    assert len(blocks) == 3
     for block in blocks:
         exec(block, scope)
     assert scope["first_epoch"] == 4

@@ -29,6 +29,8 @@ from fallline.core.kernel import (
     measure,
     usable,
 )
+from fallline.core.sharding import Part
+from fallline.core.spread import measured, pieces, step_parts
 from fallline.core.types import Reach
 from fallline.core.units import Arrays, Leaf, Unit, make_arenas
 
@@ -37,7 +39,7 @@ __all__ = ["COMPILE_FROM", "FUSE_MODES", "Batch", "Fuse", "compiler_available", 
 Fuse = Literal["auto", "eager", "leaf", "flat"]
 FUSE_MODES: tuple[str, ...] = get_args(Fuse)
 
-COMPILE_FROM = 2**18
+COMPILE_FROM = 2**20
 """Elements of a group from which ``auto`` compiles: below, a compiled call costs more than fusion saves."""
 
 EAGER_BLOCK = 2**17
@@ -78,8 +80,12 @@ def execute(batches: Sequence[Batch], loss: Tensor | None = None, ok: Tensor | N
         if segment.named:
             for batch in batches:
                 hypers = [as_number(h) for h in batch.segments[k].hypers] if batch.compiled else []
+                wide = segment.reach > Reach.ELEMENT
                 for unit in batch.units:
-                    _run(batch, k, unit, _numbers(unit, loss, total, ok), hypers, memo)
+                    if not (wide and unit.scattered):
+                        _run(batch, batch.segments[k], unit, _numbers(unit, loss, total, ok), hypers, memo)
+                if wide and (parts := _parts(batch)):
+                    _run_parts(batch, batch.segments[k], parts, [_numbers(x, loss, total, ok) for x in parts], memo)
         if not segment.last:
             total = _total(batches, k + 1, loss)
     for batch in batches:
@@ -97,8 +103,27 @@ def _numbers(unit: Unit, loss: Tensor | None, total: Tensor | None, ok: Tensor |
     return {"t": t, **{k: v for k, v in {"loss": loss, **sums, "ok": ok}.items() if v is not None}}
 
 
-def _run(batch: Batch, k: int, unit: Unit, numbers: Numbers, hypers: list[Tensor], memo: dict[Any, Any]) -> None:
-    segment = batch.segments[k]
+def _parts(batch: Batch) -> list[Part]:
+    return [unit for unit in batch.units if isinstance(unit, Part) and unit.scattered]
+
+
+def _run_parts(
+    batch: Batch, segment: Segment, parts: Sequence[Part], numbers: Sequence[Numbers], memo: dict[Any, Any]
+) -> None:
+    """Parts of larger wholes: only what sees single elements runs on them as on any tensor."""
+    for piece in pieces(segment):
+        if piece.reach > Reach.ELEMENT:
+            step_parts(piece, parts, numbers)
+            continue
+        hypers = [as_number(h) for h in piece.hypers] if batch.compiled else []
+        memo[id(hypers)] = hypers  # kept, since other entries go by its identity
+        for part, given in zip(parts, numbers, strict=True):
+            _run(batch, piece, part, given, hypers, memo)
+
+
+def _run(
+    batch: Batch, segment: Segment, unit: Unit, numbers: Numbers, hypers: list[Tensor], memo: dict[Any, Any]
+) -> None:
     unit.load()
     if not segment.last:
         unit.want_update()
@@ -149,7 +174,12 @@ def _total(batches: Sequence[Batch], k: int, loss: Tensor | None) -> Tensor | No
     """The sum of what the GROUP step that opens segment ``k`` measures on every tensor; elementwise, if it is several numbers."""
     terms = []
     for batch in batches:
+        parts = _parts(batch)
+        given = [_numbers(part, loss, None, None) for part in parts]
+        terms += measured(batch.segments[k], parts, given) if parts else []
         for unit in batch.units:
+            if unit.scattered:
+                continue
             unit.load()
             numbers = _numbers(unit, loss, None, None)
             terms += [

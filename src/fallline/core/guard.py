@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from fallline.core.errors import InvalidValueError, unknown
+from fallline.core.sharding import agreed
 from fallline.core.storage import compute_dtype
 from fallline.core.units import Unit
 
@@ -50,12 +51,12 @@ class Guard:
         if any(unit.p.device.type != "cpu" for unit in units):
             return self._look_without_reading(units)
         bad = [unit for unit in units if _offending(unit.gradients())]
-        if not bad:
-            self._in_a_row = 0
-            return True
         if self.policy == "zero":
             for unit in bad:
                 unit.replace_gradients(_cleaned(unit.gradients()))
+            return True
+        if agreed(not bad, units):
+            self._in_a_row = 0
             return True
         self._skipped += 1
         self._in_a_row += 1
@@ -82,7 +83,7 @@ class Guard:
             return True
         device = units[0].p.device
         flags = [_sound(unit.gradients()).all().to(device) for unit in units]
-        ok = torch.stack(flags).all()
+        ok = torch.as_tensor(agreed(torch.stack(flags).all(), units))
         self._skipped = self._skipped + (~ok).to(torch.int64)
         self._in_a_row = (self._in_a_row + (~ok).to(torch.int64)) * ~ok
         self._looks += 1
@@ -90,7 +91,7 @@ class Guard:
         if (self.policy == "raise" and not ok) or (
             self._looks % self.patience == 0 and self._in_a_row >= self.patience
         ):
-            self._culprit = _name([unit for unit, flag in zip(units, flags, strict=True) if not flag] or units)
+            self._culprit = _name([unit for unit, flag in zip(units, flags, strict=True) if not flag])
             return False
         return ok
 
@@ -115,9 +116,11 @@ def _cleaned(g: Tensor) -> Tensor:
 def _name(units: Sequence[Unit]) -> str:
     """The first offending parameter, as a person would look for it."""
     found = [leaf for unit in units for leaf in unit.each() if leaf.g.device.type != "cpu" or _offending(leaf.g)]
+    if not found:
+        return "a part of a parameter that another rank holds and names"
     first = min(found, key=lambda leaf: leaf.place)
     return (
-        f"{first.name!r} (shape {tuple(first.p.shape)})"
+        f"{first.name!r} (shape {tuple(first.whole.shape)})"
         if first.name
-        else f"a parameter of shape {tuple(first.p.shape)}"
+        else f"a parameter of shape {tuple(first.whole.shape)}"
     )

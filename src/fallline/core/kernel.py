@@ -32,8 +32,10 @@ __all__ = [
     "advance",
     "as_number",
     "compiler_available",
+    "decoded",
     "measure",
     "segments",
+    "settled",
     "usable",
 ]
 
@@ -81,6 +83,8 @@ class Segment:
 
     def sliceable(self, arrays: Arrays) -> bool:
         """Whether every array is as long as the parameter or a single number, so that a piece can be taken by itself."""
+        if "stream" in arrays:  # random numbers go by an element's place in the whole
+            return False
         return all(v.dim() == 0 or v.shape == arrays["p"].shape for v in arrays.values())
 
 
@@ -109,20 +113,31 @@ def advance(segment: Segment, arrays: Arrays, numbers: Numbers, guard: bool = Tr
     """
     if batched:
         return torch.vmap(lambda one: advance(segment, one, numbers, guard))(arrays)
+    u, at, old = decoded(segment, arrays, numbers)
+    return settled(segment, arrays, numbers, *apply(segment.named, u, at, old), at, old, guard)
+
+
+def decoded(segment: Segment, arrays: Arrays, numbers: Numbers) -> tuple[Tensor, At, State]:
+    """What the maths reads, in compute precision: the update so far, where we stand, the slots."""
     storage = segment.storage
     p, g = storage.load(arrays), arrays["g"].to(compute_dtype(arrays["p"].dtype))
     u = arrays["u"] if "u" in arrays and not segment.first else g
     old = {slot: storage.decode(slot, arrays, signed) for slot, signed in segment.slots.items()}
     totals = tuple(x for key, x in numbers.items() if key.startswith("total_"))
-    at = At(p, g, numbers["t"], numbers.get("loss"), numbers.get("total"), totals)
-    given = (p, u, *old.values())
-    u, new = apply(segment.named, u, at, old)
+    return u, At(p, g, numbers["t"], numbers.get("loss"), numbers.get("total"), totals), old
+
+
+def settled(
+    segment: Segment, arrays: Arrays, numbers: Numbers, u: Tensor, new: State, at: At, old: State, guard: bool = True
+) -> Arrays:
+    """What is written once the maths has found the next update and slots."""
+    storage, p = segment.storage, at.p
     u = u.to(p.dtype)  # of a 0-d parameter and float64 numbers, float64
     # What came in may be what a slot becomes; arrays are written one after the other, so it needs a copy.
+    given = (p, arrays.get("u"), *old.values())
     new = {k: v.clone() if any(v is x for x in given) else v.to(old[k].dtype) for k, v in new.items()}
     if guard:
-        largest = torch.finfo(arrays["p"].dtype if segment.last else p.dtype).max  # float16 ends at 65504
-        u, new = _keep_finite(p, u, new, old, numbers.get("ok"), segment.last, largest)
+        u, new = _keep_finite(segment, arrays["p"].dtype, p, u, new, old, numbers.get("ok"))
     out = storage.store(arrays, p, u, numbers["t"]) if segment.last else {"u": u}
     for slot, value in new.items():
         out.update(storage.encode(slot, value, arrays, segment.slots[slot], numbers["t"]))
@@ -130,19 +145,19 @@ def advance(segment: Segment, arrays: Arrays, numbers: Numbers, guard: bool = Tr
 
 
 def _keep_finite(
-    p: Tensor, u: Tensor, new: State, old: State, ok: Tensor | None, last: bool, largest: float
+    segment: Segment, dtype: torch.dtype, p: Tensor, u: Tensor, new: State, old: State, ok: Tensor | None
 ) -> tuple[Tensor, State]:
-    result = p - u if last else u
-    total = result
+    result = p - u if segment.last else u
+    state = [v for v in new.values() if v.shape == p.shape and v.is_floating_point()]
     # A sum is finite only if its terms are; one that overflows although they are not is as good as infinite.
-    for value in new.values():
-        if value.shape == p.shape and value.is_floating_point():
-            total = total + value
-    fine = _finite(total, ok)
-    if largest < torch.finfo(p.dtype).max:
-        fine = fine & (result.abs() <= largest)
+    if segment.reach == Reach.ELEMENT:
+        moved = fine = _finite(sum(state, result), ok)
+    else:  # norms stand between state and parameter: one guard for both would need another pass over everything
+        moved, fine = _finite(result, ok), _finite(sum(state, torch.zeros_like(p)), ok)
+    if segment.last and torch.finfo(dtype).max < torch.finfo(p.dtype).max:
+        moved = moved & (result.abs() <= torch.finfo(dtype).max)  # float16 ends at 65504
     kept = {k: torch.where(fine if v.shape == p.shape else _finite(v, ok), v, old[k]) for k, v in new.items()}
-    return torch.where(fine, u, torch.zeros_like(u)), kept
+    return torch.where(moved, u, torch.zeros_like(u)), kept
 
 
 def _finite(x: Tensor, ok: Tensor | None) -> Tensor:
@@ -177,7 +192,7 @@ class Kernel:
         matrix = segment.reach >= Reach.MATRIX
         # A MATRIX step may branch on shapes, so each shape has its own kernel.
         mode: Literal["fake", "symbolic"] = "fake" if matrix else "symbolic"
-        # Copies: equal numbers are one tensor, which tracing would take for one input, at t = 1 a rate of 1 for the step.
+        # A tracer knows tensors by identity: two equal numbers that are one cached tensor would become one input.
         given = [as_number(x).clone() for x in numbers.values()]
         hypers = [as_number(h).clone() for h in segment.hypers]
         from torch.fx.experimental.proxy_tensor import make_fx  # here, because it takes a second
@@ -193,12 +208,17 @@ class Kernel:
         label = "fallline_" + "_".join(key for key, _, _ in structure)
         self._run = _compiled(body, self._wide, computed, self._returned, label, dynamic=not matrix)
         if not matrix:
-            self._compile_for_length(arrays, given, hypers)
+            scales = {part for slot in segment.slots for part in storage.parts(slot)[1:]}
+            self._compile_for_length(arrays, given, hypers, storage, scales)
 
-    def _compile_for_length(self, arrays: Arrays, given: list[Tensor], hypers: list[Tensor]) -> None:
+    def _compile_for_length(
+        self, arrays: Arrays, given: list[Tensor], hypers: list[Tensor], storage: Storage, scales: set[str]
+    ) -> None:
         """Compile on long arrays: the compiler would leave out the threads if the first tensor it met were short."""
         sizes = {2: (64, LONG // 64), 1: (64,)} if arrays["p"].dim() == 2 else {1: (LONG,)}
-        wide = [torch.zeros(sizes.get(arrays[k].dim(), arrays[k].shape)).to(arrays[k]) for k in self._wide]
+        shapes = {k: sizes.get(arrays[k].dim(), arrays[k].shape) for k in self._wide}
+        shapes |= {k: (-(-LONG // storage.block),) for k in scales & shapes.keys() if storage.block is not None}
+        wide = [torch.zeros(shapes[k]).to(arrays[k]) for k in self._wide]
         crossing, _ = self._prelude(*[arrays[k] for k in self._lone], *given, *hypers)
         self._run(wide, list(crossing))
 
@@ -206,7 +226,8 @@ class Kernel:
     def of(segment: Segment, arrays: Arrays, numbers: Numbers, batched: bool) -> Kernel:
         """The kernel for a segment on such arrays: traced once, whatever the hyperparameters and lengths."""
         matrix = segment.reach >= Reach.MATRIX
-        kinds = tuple((k, v.dtype, v.device, v.shape if matrix else v.dim()) for k, v in arrays.items())
+        # a traced step has settled which of its reshapes are views, so strides belong to a shape
+        kinds = tuple((k, v.dtype, v.device, (v.shape, v.stride()) if matrix else v.dim()) for k, v in arrays.items())
         place = (segment.structure, segment.first, segment.last, segment.storage, _rows(segment, arrays))
         key = (*place, kinds, tuple(numbers), batched)
         if key not in _KERNELS:
@@ -376,10 +397,10 @@ def _compiled_measure(
 
 def as_number(value: Any) -> Tensor:
     """A number as compiled code wants it: 0-d, float64, so that a change never recompiles and ``1 - b2`` loses no digits."""
-    if isinstance(value, Tensor):
-        number = value.detach()
-        return number if number.dtype in (torch.float64, torch.bool) else number.to(torch.float64)
-    return _number(float(value))
+    if not isinstance(value, Tensor):
+        return _number(float(value))
+    plain: Tensor = value.detach()
+    return plain if plain.dtype in (torch.float64, torch.bool) else plain.to(torch.float64)
 
 
 @lru_cache(maxsize=1024)

@@ -9,8 +9,9 @@ from typing import Any
 from torch import Tensor
 
 from fallline.core.execute import Fuse, layout
+from fallline.core.sharding import Part, aligned, is_dtensor, leaf_of, local
 from fallline.core.types import Reach, State
-from fallline.core.units import Arena, Leaf
+from fallline.core.units import Arena
 
 __all__ = ["Layout"]
 
@@ -21,18 +22,20 @@ class Layout:
     def __init__(
         self, present: Sequence[Tensor], state: Mapping[Any, State], reach: Reach, fuse: Fuse, names: Sequence[str]
     ) -> None:
-        leaves = [Leaf(p, state[p], name, i) for i, (p, name) in enumerate(zip(present, names, strict=True))]
+        self._distributed = any(is_dtensor(p) for p in present)
+        leaves = [leaf_of(p, state[p], name, i) for i, (p, name) in enumerate(zip(present, names, strict=True))]
         self.units, self.compiled = layout(leaves, reach, fuse)
+        self._whole = list(present)
         self._ids = [id(p) for p in present]
-        self._places = [p.data_ptr() for p in present]
+        self._places = [local(p).data_ptr() for p in present]
         self._states = list(
             state.values()
         )  # of all parameters: looking them up one by one would take as long as a step
-        where = {i: k for k, i in enumerate(self._ids)}
         self._arenas = [unit for unit in self.units if isinstance(unit, Arena)]
         self._members = [
-            [where[id(leaf.p)] for leaf in (unit.leaves if isinstance(unit, Arena) else [unit])] for unit in self.units
+            [leaf.place for leaf in (unit.leaves if isinstance(unit, Arena) else [unit])] for unit in self.units
         ]
+        self.parts = [leaf for leaf in leaves if isinstance(leaf, Part) and leaf.scattered]
         pool: dict[Any, Tensor] = {}
         for arena in self._arenas:
             arena.use(pool)
@@ -41,7 +44,7 @@ class Layout:
         """Whether these are the same parameters, in the same memory, with the same state."""
         return (
             [id(p) for p in present] == self._ids
-            and [p.data_ptr() for p in present] == self._places
+            and [p.data_ptr() for p in (map(local, present) if self._distributed else present)] == self._places
             and len(state) == len(self._states)
             and all(map(operator.is_, state.values(), self._states))
             and all(arena.intact() for arena in self._arenas)
@@ -52,11 +55,13 @@ class Layout:
         kept = {id(p) for p in staying}
         for arena in self._arenas:
             for leaf in arena.leaves:
-                if id(leaf.p) not in kept:
+                if id(leaf.whole) not in kept:
                     leaf.state.update({k: v.clone() for k, v in leaf.state.items()})
 
     def give(self, gradients: Sequence[Tensor], ascend: bool) -> None:
         """Hand every unit its gradients."""
+        if self._distributed:
+            gradients = [aligned(g, p) for g, p in zip(gradients, self._whole, strict=True)]
         for unit, members in zip(self.units, self._members, strict=True):
             unit.give([gradients[i] for i in members], ascend)
 

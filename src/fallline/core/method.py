@@ -13,6 +13,7 @@ import torch
 
 from fallline.core.errors import InvalidTypeError, InvalidValueError, unknown
 from fallline.core.hyper import Domain, check_hyper, domain_of
+from fallline.core.interop import TorchState
 from fallline.core.space import Range, Space
 from fallline.core.transform import Chain
 from fallline.core.types import Hyper, Reach, Schedule
@@ -63,9 +64,10 @@ class Method:
         space: Space,
         aliases: Mapping[str, Any],
         xfail: Mapping[str, str],
+        torch_state: TorchState | None,
     ) -> None:
         self.recipe, self.card, self.label = recipe, card, label
-        self.aliases, self.xfail = dict(aliases), dict(xfail)
+        self.aliases, self.xfail, self.torch_state = dict(aliases), dict(xfail), torch_state
         self.name = recipe.__name__
         self.signature = inspect.signature(recipe)
         arguments = self.signature.parameters.values()
@@ -267,18 +269,26 @@ def method(
     space: Space | None = None,
     aliases: Mapping[str, str | tuple[str, ...]] | None = None,
     xfail: Mapping[str, str] | None = None,
+    torch_state: TorchState | None = None,
 ) -> Callable[[Callable[..., Chain]], Method]:
     """Decorator: register a recipe as a method.
 
     ``label`` names its drop-in class in ``fallline.optim``; ``aliases`` maps that class's argument names to the recipe's
     (``betas`` for ``b1, b2`` is implied); ``space`` holds the search ranges, most important hyperparameter first;
-    ``xfail`` declares contracts the method cannot keep, each with its reason.
+    ``xfail`` declares contracts the method cannot keep, each with its reason; ``torch_state`` maps the slots of the
+    class of ``torch.optim`` that is called like ``label`` to ours, so that its checkpoints load.
     """
     card = Card(title, year, arxiv, doi, reference, section, notes)
 
     def register(recipe: Callable[..., Chain]) -> Method:
         entry = Method(
-            recipe, card, label or recipe.__name__.title().replace("_", ""), space or {}, aliases or {}, xfail or {}
+            recipe,
+            card,
+            label or recipe.__name__.title().replace("_", ""),
+            space or {},
+            aliases or {},
+            xfail or {},
+            torch_state,
         )
         METHODS.add(entry)
         return entry

@@ -18,6 +18,8 @@ from fallline.core.groups import groups
 from fallline.core.guard import Guard, Policy
 from fallline.core.kernel import Segment, segments
 from fallline.core.layout import Layout
+from fallline.core.sharding import copied, create
+from fallline.core.spread import described
 from fallline.core.storage import Rounding, Storage
 from fallline.core.transform import Chain, Transform, static_fields
 from fallline.core.types import Reach, Schedule, State
@@ -55,6 +57,9 @@ class Optimizer(torch.optim.Optimizer):
         rounding: how bfloat16 and float16 parameters take small updates: ``"kahan"`` keeps what was rounded off in one more
             tensor of their dtype, ``"stochastic"`` is right on average, ``"nearest"`` loses them.
         seed: of the random numbers of rounding; they depend on it, the parameter's name and the step, and on nothing else.
+
+    Parameters may be DTensors (FSDP2, tensor parallel): they step as if they were whole, and their state is laid out over
+    ranks as they are.
 
     Hyperparameters may be numbers, 0-d tensors or schedules of the group's step. A scheduled one is written into its
     group before each step; editing it by hand is an error, since the edit could not take effect.
@@ -153,7 +158,9 @@ class Optimizer(torch.optim.Optimizer):
                 if p.requires_grad:
                     self._create_state(p, len(self.param_groups) - 1)
         except BaseException:
-            self.param_groups.pop()
+            for p in self.param_groups.pop()["params"]:
+                self.state.pop(p, None)
+            del self._chains[len(self.param_groups) :]
             raise
 
     def _group_values(self, chain: Chain) -> dict[str, Any]:
@@ -171,7 +178,7 @@ class Optimizer(torch.optim.Optimizer):
 
     def _fresh_state(self, p: Tensor, index: int) -> State:
         step = torch.zeros((), dtype=torch.int64, device=p.device)
-        return {"step": step, **self._storage.create(self._chains[index].steps, p, self._name(p, index))}
+        return {"step": step, **create(self._storage, self._chains[index].steps, p, self._name(p, index))}
 
     @property
     def chains(self) -> tuple[Chain, ...]:
@@ -303,8 +310,10 @@ class Optimizer(torch.optim.Optimizer):
             shown = ", ".join(f"{key}={group[key]!r}" for key in values)
             lines.append(f"group {i}: {self._chains[i].name}({shown})")
             if learning:
-                calls = sum(bool(segment.named) for segment in segments(self._chains[i].steps, self._storage))
-                lines += [f"  {line}" for line in self._layout(i, learning).describe(calls)]
+                parted = segments(self._chains[i].steps, self._storage)
+                held, calls = self._layout(i, learning), sum(bool(segment.named) for segment in parted)
+                lines += [f"  {line}" for line in held.describe(calls)]
+                lines += [f"  {line}" for line in described(parted, held.parts)]
             frozen = len(group["params"]) - len(learning)
             lines += [f"  frozen    {frozen} tensors"] * bool(frozen)
         return "\n".join(lines)
@@ -423,6 +432,7 @@ class Optimizer(torch.optim.Optimizer):
         """
         for before in self._optimizer_load_state_dict_pre_hooks.values():
             state_dict = before(self, state_dict) or state_dict
+        state_dict = self._translated(state_dict)
         moves = [
             move
             for i, (mine, saved) in enumerate(self._matched_groups(state_dict))
@@ -438,6 +448,10 @@ class Optimizer(torch.optim.Optimizer):
         self._resolved.clear()
         for after in self._optimizer_load_state_dict_post_hooks.values():
             after(self)
+
+    def _translated(self, state_dict: dict[str, Any]) -> dict[str, Any]:
+        """A checkpoint of another library in our words; drop-in classes know torch's."""
+        return state_dict
 
     def _matched_groups(self, state_dict: dict[str, Any]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
         saved = state_dict.get("param_groups") if isinstance(state_dict, dict) else None
@@ -469,12 +483,35 @@ class Optimizer(torch.optim.Optimizer):
                     f"{len(mine['params'])}. They must agree. Build the model as it was when saved."
                 )
             keys = self._to_group_keys({**chain.hypers, **chain.options})
-            chain.rebuild(self._from_group_keys(chain, {k: theirs[k] for k in keys}))
+            values = {k: theirs[k] for k in keys}
+            if self._restructures(chain, values):
+                alone = [k for k in keys if self._restructures(chain, {k: values[k]})] or [*keys]
+                seen = ", ".join(f"{k}={values[k]!r} (here {mine[k]!r})" for k in alone)
+                raise InvalidValueError(
+                    f"Group {i} of the checkpoint has {seen}, which needs other state or steps. Options, and whether momentum "
+                    f"is zero, must agree. Build the optimizer with the checkpoint's."
+                )
         return list(zip(self.param_groups, saved, strict=True))
+
+    def _restructures(self, chain: Chain, values: Mapping[str, Any]) -> bool:
+        """Whether a chain with these group entries, which are validated, would have other state or steps."""
+        return _structure(chain.rebuild(self._from_group_keys(chain, values)).steps) != _structure(chain.steps)
 
     def _matched_states(
         self, index: int, mine: dict[str, Any], saved: dict[str, Any], states: Mapping[Any, State]
     ) -> Iterable[tuple[Tensor, State]]:
+        names = mine.get("param_names")
+        moves: list[tuple[Tensor, State]] = []
+        for j, (p, key) in enumerate(zip(mine["params"], self._matched_keys(index, mine, saved), strict=True)):
+            label = names[j] if names is not None else f"parameter {j} of group {index}"
+            if not states.get(key):  # frozen until the checkpoint was made
+                moves.append((p, {}))
+                continue
+            moves.append((p, _copied(label, self._fresh_state(p, index), states[key])))
+        return moves
+
+    def _matched_keys(self, index: int, mine: dict[str, Any], saved: dict[str, Any]) -> list[Any]:
+        """The checkpoint's keys for the parameters of a group: by name where both sides have names, else by position."""
         keys = list(saved["params"])
         names, theirs = mine.get("param_names"), saved.get("param_names")
         if names is not None and theirs is not None:
@@ -485,14 +522,7 @@ class Optimizer(torch.optim.Optimizer):
                     f"names must agree. Build the model as it was when saved."
                 )
             keys = [keys[theirs.index(name)] for name in names]
-        moves: list[tuple[Tensor, State]] = []
-        for j, (p, key) in enumerate(zip(mine["params"], keys, strict=True)):
-            label = names[j] if names is not None else f"parameter {j} of group {index}"
-            if not states.get(key):  # frozen until the checkpoint was made
-                moves.append((p, {}))
-                continue
-            moves.append((p, _copied(label, self._fresh_state(p, index), states[key])))
-        return moves
+        return keys
 
     def __getstate__(self) -> dict[str, Any]:
         return {
@@ -526,10 +556,7 @@ def _copied(label: str, fresh: State, saved: State) -> State:
                 f"The checkpoint's {slot} of {label} has shape {seen}. Expected {tuple(fresh[slot].shape)}. Build the "
                 f"model as it was when saved."
             )
-    return {
-        slot: torch.empty_like(like, dtype=saved[slot].dtype).copy_(saved[slot].detach())
-        for slot, like in fresh.items()
-    }
+    return {slot: copied(like, saved[slot]) for slot, like in fresh.items()}
 
 
 def _put(group: dict[str, Any], key: str, slot: int | None, value: float) -> None:

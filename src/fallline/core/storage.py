@@ -79,6 +79,28 @@ class Storage:
             return {slot: value}
         return dict(zip(self._format.parts(slot), self._format.encode(value, signed), strict=True))
 
+    def put(self, slot: str, value: Tensor, like: State, signed: bool) -> State:
+        """What is kept for a slot that comes from elsewhere, in the form of the state ``like``; coded to nearest."""
+        held = torch.empty_like(like[slot])
+        if not self._is_coded(slot, like):
+            return {slot: held.copy_(value)}
+        flat = value.permute(_memory_order(held)).reshape(-1)  # blocks are those of the tensor in memory
+        first, *others = self._format.encode(flat, signed)
+        held.permute(_memory_order(held)).copy_(first.view(held.permute(_memory_order(held)).shape))
+        return dict(zip(self.parts(slot), (held, *others), strict=True))
+
+    def take(self, slot: str, state: State, signed: bool, dtype: torch.dtype) -> Tensor:
+        """A slot of a parameter's state, in ``dtype`` and in memory of its own."""
+        held = state[slot]
+        if not self._is_coded(slot, state):
+            return held.to(dtype, copy=True)
+        order = _memory_order(held)
+        flat = held.permute(order).reshape(-1)
+        whole = self._format.decode((flat, *(state[part] for part in self.parts(slot)[1:])), signed)
+        out = torch.empty_like(held, dtype=dtype)
+        out.permute(order).copy_(whole.view(out.permute(order).shape))
+        return out
+
     def parts(self, slot: str) -> tuple[str, ...]:
         """The stored tensors that a slot may have."""
         return self._format.parts(slot)
@@ -95,7 +117,7 @@ class Storage:
             moved, left = kahan(held, arrays["compensation"], u)
             return {"p": moved, "compensation": left}
         if held.dtype in ROUNDED and self.rounding == "stochastic":
-            return {"p": stochastic(p - u, held.dtype, self._noise("p", arrays, t))}
+            return {"p": stochastic(p - u, held.dtype, self._noise("p", arrays, t, p))}
         return {"p": (p - u).to(held.dtype)}
 
     def decode(self, slot: str, arrays: Mapping[str, Tensor], signed: bool) -> Tensor:
@@ -109,16 +131,24 @@ class Storage:
         """What is written when a slot gets a new value. Rounded to nearest, slow averages would stand still."""
         if not self._is_coded(slot, arrays):
             return {slot: value}
-        noise = self._noise(slot, arrays, t)
+        noise = self._noise(slot, arrays, t, value)
         return dict(zip(self.parts(slot), self._format.encode(value, signed, noise), strict=True))
 
     def _is_coded(self, slot: str, arrays: Mapping[str, Tensor]) -> bool:
         held = arrays[slot]
         return held.dim() > 0 and held.dtype in (torch.bfloat16, torch.uint8) and self.format != "float32"
 
-    def _noise(self, what: str, arrays: Mapping[str, Tensor], t: Any) -> Tensor:
-        """Random bits for every element of ``p``: the same in every layout, whatever was drawn before."""
-        return random_bits(arrays["stream"] ^ stream_key(0, what), t, _places(arrays["p"]))
+    def _noise(self, what: str, arrays: Mapping[str, Tensor], t: Any, like: Tensor) -> Tensor:
+        """Random bits for every element of a tensor: the same in every layout, whatever was drawn before."""
+        stream, shaped = arrays["stream"], like.shape == arrays["p"].shape
+        places = _places(
+            arrays["p"] if shaped else like
+        )  # a result has lost the strides that tell the elements' places
+        if stream.dim():  # of a part: where it lies in the whole, see sharding.Part
+            own, whole, start = stream[1].clamp(min=1), stream[2], stream[3]
+            places = places // own * whole + start + places % own if shaped else places
+            stream = stream[0]
+        return random_bits(stream ^ stream_key(0, what), t, places)
 
 
 def _places(p: Tensor) -> Tensor:
@@ -129,3 +159,10 @@ def _places(p: Tensor) -> Tensor:
     strides = p.stride()
     dense = sorted(range(p.dim()), key=lambda i: -strides[i])
     return places.as_strided(p.shape, p.stride()) if p.permute(dense).is_contiguous() else places.view(p.shape)
+
+
+def _memory_order(x: Tensor) -> list[int]:
+    """The order of dimensions in which a dense tensor is contiguous; reading order for one with gaps."""
+    strides = x.stride()
+    order = sorted(range(x.dim()), key=lambda i: -strides[i])
+    return order if x.permute(order).is_contiguous() else list(range(x.dim()))

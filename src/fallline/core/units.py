@@ -8,7 +8,7 @@ and out, so nothing changes that a model promises about its parameters.
 from __future__ import annotations
 
 import operator
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, MutableMapping, Sequence
 from itertools import groupby
 from typing import Any, TypeAlias
 
@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from fallline.core.storage import compute_dtype
-from fallline.core.types import Reach, State
+from fallline.core.types import Reach
 
-__all__ = ["ARENA_MEMBER", "Arena", "Arrays", "Leaf", "Unit", "make_arenas"]
+__all__ = ["ARENA_MEMBER", "Arena", "Arrays", "Group", "Leaf", "Unit", "make_arenas"]
 
 ARENA_MEMBER = 2**16
 """Elements up to which a tensor joins an arena: beyond, copying in and out costs more than a call."""
@@ -26,15 +26,25 @@ ARENA_MEMBER = 2**16
 ARENA_SIZE = 2**19
 """Elements of one arena at most: its buffers then stay in the processor's cache from copying in to copying out."""
 
+STACK_FROM = 16
+"""Tensors of one shape from which stacking them is faster than copying one by one."""
+
 Arrays: TypeAlias = dict[str, Tensor]
 """What a segment reads and writes: ``p``, ``g``, between segments ``u``, and everything stored for the parameter."""
+
+Group: TypeAlias = tuple[Any, ...]
+"""A process group over which a parameter is sharded, last in a tuple whose other entries are the same on all ranks."""
 
 
 class Leaf:
     """One tensor: the parameter (written in place), its gradient (read only), its state (written in place)."""
 
-    def __init__(self, p: Tensor, state: State, name: str = "", place: int = 0) -> None:
+    scattered = False  # whether other ranks hold other parts of the parameter
+    groups: tuple[Group, ...] = ()
+
+    def __init__(self, p: Tensor, state: MutableMapping[str, Tensor], name: str = "", place: int = 0) -> None:
         self.p, self.state, self.name, self.place = p, state, name, place
+        self.whole = p  # the parameter as the user knows it
         self.g: Tensor = p
         self.u: Tensor | None = None  # the update so far, between segments
 
@@ -97,8 +107,11 @@ class Arena:
     An ELEMENT segment sees one flat array; any other sees stacks of equal shapes with a leading batch dimension.
     """
 
+    scattered = False  # as an ELEMENT chain sees it
+
     def __init__(self, leaves: Sequence[Leaf]) -> None:
         self.leaves = list(leaves)
+        self.groups = tuple(dict.fromkeys(group for leaf in self.leaves for group in leaf.groups))
         self.sizes = [leaf.num_elements for leaf in self.leaves]
         self.num_elements = sum(self.sizes)
         self.p = self.leaves[0].p
@@ -189,14 +202,16 @@ class Arena:
         self._copy_in(self._parameters, self._p, self._p_views)
 
     def _copy_in(self, tensors: Sequence[Tensor], buffer: Tensor, views: list[Tensor]) -> None:
-        """Stack contiguous tensors of equal shape, on the CPU faster than copying one by one; else copy."""
+        """Copy tensors into their places; many contiguous ones of one shape go faster as a stack."""
+        if len(tensors) < STACK_FROM:
+            torch._foreach_copy_(views, list(tensors))
+            return
         for members, elements, shape, stride in self.blocks:
-            block = tensors[members]
-            plain = buffer.device.type == "cpu" and shape and stride == _contiguous(shape)
-            if plain and all(t.is_contiguous() for t in block):
-                torch.stack(list(block), out=buffer[elements].view(len(block), *shape))
+            block, plain = list(tensors[members]), shape and stride == _contiguous(shape)
+            if plain and len(block) >= STACK_FROM and all(t.is_contiguous() for t in block):
+                torch.stack(block, out=buffer[elements].view(len(block), *shape))
             else:
-                torch._foreach_copy_(views[members], list(block))
+                torch._foreach_copy_(views[members], block)
 
     def store(self) -> None:
         torch._foreach_copy_(self._parameters, self._p_views)
@@ -229,7 +244,7 @@ Unit: TypeAlias = Leaf | Arena
 def make_arenas(leaves: Sequence[Leaf], reach: Reach) -> list[Unit]:
     """Small leaves of equal dtype, device and step side by side, at most ARENA_SIZE elements together; others alone.
 
-    So are leaves with random numbers or blocks of their own, and those on a device, where reading the step would stall it.
+    So are leaves with random numbers or blocks of their own, parts of a larger whole that a step must see, and those on a device, where reading the step would stall it.
     """
     units: list[Unit] = []
     joining: dict[Any, list[Leaf]] = {}
@@ -238,6 +253,7 @@ def make_arenas(leaves: Sequence[Leaf], reach: Reach) -> list[Unit]:
             leaf.p.device.type != "cpu"
             or leaf.p.dim() == 0
             or "stream" in leaf.state
+            or (leaf.scattered and reach > Reach.ELEMENT)
             or any(v.dtype is torch.uint8 for v in leaf.state.values())
         )
         if alone or not 0 < leaf.num_elements <= ARENA_MEMBER or _dense_order(leaf.p) is None:

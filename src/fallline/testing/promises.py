@@ -47,6 +47,6 @@ ELSEWHERE: dict[int, str] = {
     7: "formulae: tests/methods/test_against_torch.py, tests/methods/test_against_papers.py",
     8: "`fallline claims`, tests/methods/test_claims.py",
     15: "not yet: there is one schema version",
-    34: "not yet: needs several processes",
+    34: "tests/distributed",
 }
 """Number -> where a promise is tested that one method alone cannot show."""

@@ -3,12 +3,13 @@
 from fallline.transforms.average import average, average_ema
 from fallline.transforms.cautious import cautious
 from fallline.transforms.centralise import centralise
-from fallline.transforms.clip import clip_by_global_norm, clip_by_norm, clip_by_unit_norm, clip_by_value
-from fallline.transforms.decay import add_l2, decay
+from fallline.transforms.clip import clip_by_global_norm, clip_by_norm, clip_by_rms, clip_by_unit_norm, clip_by_value
+from fallline.transforms.decay import add_l2, decay, proximal_decay
 from fallline.transforms.descend import descend
 from fallline.transforms.feedback import compress_to_signs
 from fallline.transforms.momentum import momentum
 from fallline.transforms.predict import predict
+from fallline.transforms.radial import project_radial
 from fallline.transforms.schedule_free import schedule_free
 from fallline.transforms.slow_weights import slow_weights
 from fallline.transforms.steepest import sign, steepest
@@ -22,6 +23,7 @@ __all__ = [
     "centralise",
     "clip_by_global_norm",
     "clip_by_norm",
+    "clip_by_rms",
     "clip_by_unit_norm",
     "clip_by_value",
     "compress_to_signs",
@@ -29,6 +31,8 @@ __all__ = [
     "descend",
     "momentum",
     "predict",
+    "project_radial",
+    "proximal_decay",
     "schedule_free",
     "sign",
     "slow_weights",

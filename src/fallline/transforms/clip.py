@@ -1,22 +1,27 @@
-"""Clipping: by value, by the norm of a tensor or of all tensors, or relative to the norms of a tensor's units."""
+"""Clipping: by value, by the norm or root mean square of a tensor, by the norm of all, or relative to a tensor's units."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
+from fallline.core.hyper import Domain
 from fallline.core.transform import Transform, transform
 from fallline.core.types import At, Hyper, Reach, State
 
 __all__ = [
     "ClipByGlobalNorm",
     "ClipByNorm",
+    "ClipByRms",
     "ClipByUnitNorm",
     "ClipByValue",
     "clip_by_global_norm",
     "clip_by_norm",
+    "clip_by_rms",
     "clip_by_unit_norm",
     "clip_by_value",
+    "rms",
+    "within_rms",
 ]
 
 
@@ -62,6 +67,18 @@ class ClipByUnitNorm(Transform):
 
 
 @transform
+class ClipByRms(Transform):
+    """u <- u / max(1, RMS(u) / max_rms), per tensor"""
+
+    max_rms: Hyper
+    reach = Reach.TENSOR
+    domains = {"max_rms": Domain("(0, inf)")}
+
+    def update(self, u: Tensor, at: At) -> tuple[Tensor, State]:
+        return within_rms(u, self.max_rms), {}
+
+
+@transform
 class ClipByValue(Transform):
     """u <- clip(u, -max_value, max_value), element by element"""
 
@@ -94,6 +111,21 @@ def clip_by_value(max_value: Hyper) -> ClipByValue:
     return ClipByValue(max_value)
 
 
+def clip_by_rms(max_rms: Hyper) -> ClipByRms:
+    r"""Scale each tensor's update so that its root mean square is at most ``max_rms`` (Shazeer & Stern, arXiv:1804.04235, sec. 6)."""
+    return ClipByRms(max_rms)
+
+
 def unit_norm(x: Tensor) -> Tensor:
     """Norms over all dimensions but the first; of a vector or a number, its norm."""
     return x.square().sum(tuple(range(1, x.dim())), keepdim=True).sqrt() if x.dim() > 1 else x.norm()
+
+
+def within_rms(x: Tensor, max_rms: Hyper) -> Tensor:
+    """x / max(1, RMS(x) / max_rms)"""
+    return x / (rms(x) / max_rms).clamp(min=1.0)
+
+
+def rms(x: Tensor) -> Tensor:
+    """The root mean square of all entries."""
+    return x.square().mean().sqrt()

@@ -35,6 +35,7 @@ class ScaleByAdadelta(Transform):
     section="algorithm 1",
     notes="The paper has no learning rate; lr = 1 is the paper's method.",
     space={"lr": log(1e-1, 1e3), "rho": one_minus_log(0.5, 0.99), "eps": log(1e-8, 1e-3)},
+    torch_state={"step": "step", "square_avg": "adadelta.v", "acc_delta": "adadelta.d"},
 )
 def adadelta(lr: Hyper = 1.0, rho: Hyper = 0.9, eps: Hyper = 1e-6, weight_decay: Hyper = 0.0):
     return chain(add_l2(weight_decay), ScaleByAdadelta(rho, eps), descend(lr))

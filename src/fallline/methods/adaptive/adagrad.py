@@ -35,6 +35,7 @@ class ScaleByAdagrad(Transform):
     year=2011,
     section="figure 1, diagonal",
     space={"lr": log(1e-3, 1.0), "eps": log(1e-12, 1e-4), "weight_decay": log(1e-6, 1e-2)},
+    torch_state={"step": "step", "sum": "adagrad.s"},
 )
 def adagrad(
     lr: Hyper = 1e-2,

@@ -61,6 +61,12 @@ def scale_by_adam(b1, b2, eps, amsgrad=False):
     year=2014,
     section="algorithm 1",
     space={"lr": log(3e-4, 3e-1), "b1": one_minus_log(0.5, 0.99), "eps": log(1e-10, 1e-3)},
+    torch_state={
+        "step": "step",
+        "exp_avg": ("adam.m", "amsgrad.m"),
+        "exp_avg_sq": ("adam.v", "amsgrad.v"),
+        "max_exp_avg_sq": "amsgrad.v_max",
+    },
 )
 def adam(
     lr: Hyper = 1e-3,

@@ -36,6 +36,7 @@ class ScaleByAdamax(Transform):
     section="algorithm 2",
     notes="The paper has no eps; torch adds it inside the maximum, and so does this.",
     space={"lr": log(3e-4, 3e-1), "b1": one_minus_log(0.5, 0.99), "weight_decay": log(1e-6, 1e-2)},
+    torch_state={"step": "step", "exp_avg": "adamax.m", "exp_inf": "adamax.v"},
 )
 def adamax(lr: Hyper = 2e-3, b1: Hyper = 0.9, b2: Hyper = 0.999, eps: Hyper = 1e-8, weight_decay: Hyper = 0.0):
     return chain(add_l2(weight_decay), ScaleByAdamax(b1, b2, eps), descend(lr))

@@ -23,6 +23,12 @@ from fallline.transforms import decay, descend
     section="algorithm 2",
     notes="The decay is multiplied by lr, as in torch; in the paper's algorithm it is multiplied by the schedule alone.",
     space={"lr": log(3e-4, 3e-1), "b1": one_minus_log(0.5, 0.99), "weight_decay": log(1e-4, 1.0)},
+    torch_state={
+        "step": "step",
+        "exp_avg": ("adam.m", "amsgrad.m"),
+        "exp_avg_sq": ("adam.v", "amsgrad.v"),
+        "max_exp_avg_sq": "amsgrad.v_max",
+    },
 )
 def adamw(
     lr: Hyper = 1e-3,

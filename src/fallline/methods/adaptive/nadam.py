@@ -41,6 +41,7 @@ class ScaleByNadam(Transform):
     section="algorithm 8 of the report",
     notes="The paper's momentum schedule is 0.96^(t/250); torch writes 0.96^(t psi) with psi = 0.004.",
     space={"lr": log(3e-4, 3e-1), "b1": one_minus_log(0.5, 0.99), "weight_decay": log(1e-6, 1e-2)},
+    torch_state={"step": "step", "exp_avg": "nadam.m", "exp_avg_sq": "nadam.v", "mu_product": "nadam.product"},
 )
 def nadam(
     lr: Hyper = 2e-3,

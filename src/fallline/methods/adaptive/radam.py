@@ -50,6 +50,7 @@ class ScaleByRadam(Transform):
     notes="The paper switches at rho > 4; its authors' code, torch and everyone else at rho > 5, one step of momentum more. "
     "variant='paper' takes 4.",
     space={"lr": log(3e-4, 3e-1), "b1": one_minus_log(0.5, 0.99), "weight_decay": log(1e-6, 1e-2)},
+    torch_state={"step": "step", "exp_avg": "radam.m", "exp_avg_sq": "radam.v"},
 )
 def radam(
     lr: Hyper = 1e-3,

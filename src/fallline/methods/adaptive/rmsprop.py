@@ -50,6 +50,12 @@ class ScaleByCentredRms(Transform):
     year=2012,
     aliases={"alpha": "b2"},
     space={"lr": log(3e-5, 1e-1), "momentum": one_minus_log(0.5, 0.99), "eps": log(1e-10, 1e-3)},
+    torch_state={
+        "step": "step",
+        "square_avg": ("rms.v", "centred_rms.v"),
+        "grad_avg": "centred_rms.m",
+        "momentum_buffer": "momentum.m",
+    },
 )
 def rmsprop(
     lr: Hyper = 1e-2,

@@ -24,6 +24,7 @@ from fallline.transforms import momentum as with_momentum
     notes="In torch's form lr multiplies the buffer; in the paper it multiplies the gradient that enters it. They differ "
     "when lr changes. The first gradient enters undampened, as in torch.",
     space={"lr": log(1e-3, 3.0), "momentum": one_minus_log(0.5, 0.99), "weight_decay": log(1e-6, 1e-2)},
+    torch_state={"momentum_buffer": "momentum.m"},
 )
 def sgd(
     lr: Hyper = 1e-3,

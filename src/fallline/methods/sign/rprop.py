@@ -45,6 +45,7 @@ class Rprop(Transform):
     notes="lr is the first step of every coordinate. torch ignores later changes of lr; here they rescale the steps.",
     aliases={"etas": ("eta_minus", "eta_plus"), "step_sizes": ("step_min", "step_max")},
     space={"lr": log(1e-5, 1e-1)},
+    torch_state={"step": "step", "prev": "rprop.g", "step_size": "lr * rprop.scale"},
 )
 def rprop(
     lr: Hyper = 1e-2,
