@@ -3,39 +3,35 @@
 import inspect
 
 import pytest
-import torch
 
 import fallline
 from fallline import METHODS
 from fallline.core.execute import compiler_available
+from fallline.core.types import Reach
 from fallline.testing import CONTRACTS, LAYOUTS, PROMISES
 from fallline.testing.promises import ELSEWHERE
 
 
-def kind(method):
-    """What the executor can tell methods apart by: how far they look and what they keep."""
-    p = torch.zeros(4, 3)
-    slots = [init(step, p).dim() for step in method().steps for init in step.slots.values()]
-    return (
-        method.reach,
-        tuple(sorted({s.reach for s in method().steps})),
-        min(2, slots.count(2)),
-        set(slots) - {2} != set(),
-    )
+def plainest(methods):
+    """Of methods that keep something, the one with the fewest steps."""
+    return min(methods, key=lambda m: (not any(s.slots for s in m().steps), len(m().steps), m.name)).name
 
 
-FIRST_OF_KIND = {kind(m): name for name, m in reversed(list(METHODS.items()))}
+REACHES = {m.reach for m in METHODS.values()} - {
+    Reach.MATRIX
+}  # whose kernels are compiled for every shape, for minutes
+STANDS_FOR_ITS_REACH = {plainest(m for m in METHODS.values() if m.reach == reach) for reach in REACHES}
 
 
 def layouts_of(name, contract):
     """(layout, slow): everything runs in eager, and in compiled layouts what can depend on them.
 
-    There the first method of every kind stands for its kind (the executor knows no more of a method than that), and all
-    methods are compared with eager; ``make studies`` runs the rest.
+    There one method stands for its reach (the executor tells methods apart by little else), and all methods are compared
+    with eager; ``make studies`` runs the rest.
     """
     if contract.scope != "each":
         return [(LAYOUTS[0], False)]
-    return [(layout, layout != "eager" and name not in FIRST_OF_KIND.values()) for layout in LAYOUTS]
+    return [(layout, layout != "eager" and name not in STANDS_FOR_ITS_REACH) for layout in LAYOUTS]
 
 
 def cases():

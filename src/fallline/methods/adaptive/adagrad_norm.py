@@ -21,7 +21,7 @@ class ScaleByAdagradNorm(Transform):
     nonnegative = frozenset({"s"})
     domains = {"b0": Domain("(0, inf)")}
 
-    def measure(self, u, at):
+    def measure(self, u, at, **slots):
         return u.square().sum()
 
     def update(self, u, at, *, s):
