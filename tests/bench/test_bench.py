@@ -147,8 +147,9 @@ def test_every_method_is_a_contender_and_torch_takes_the_same_steps():
     for contender in [*ours(list(METHODS), ["eager"]), *others(list(METHODS), ["fused", "foreach", "for-loop"])]:
         p = torch.ones(2, 2, requires_grad=True)
         optimizer = contender.build([p])
-        p.grad = torch.ones(2, 2)
-        optimizer.step()
+        for scale in (1.0, 2.0):  # the first step of some methods rests
+            p.grad = torch.full((2, 2), scale)
+            optimizer.step()
         assert not torch.equal(p, torch.ones(2, 2)), contender
 
 
