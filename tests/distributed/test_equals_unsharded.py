@@ -121,6 +121,8 @@ def test_collectives_of_a_step():
             "rows": {"allreduce": 1, "alltoall": 2},
             "clip": {"allreduce": 2},
             "largest": {"allreduce": 1 + 2 * 3 + 3},
+            "dog": {"allreduce": 2},
+            "d_adapt": {"allreduce": 1 + 1 + 3},
         }
         assert plain == {}
 
