@@ -52,8 +52,8 @@ class Layout:
     def fits(self, present: Sequence[Tensor], state: Mapping[Any, State]) -> bool:
         """Whether these are the same parameters, in the same memory, with the same state."""
         return (
-            [id(p) for p in present] == self._ids
-            and [p.data_ptr() for p in (map(local, present) if self._distributed else present)] == self._places
+            list(map(id, present)) == self._ids
+            and list(map(Tensor.data_ptr, map(local, present) if self._distributed else present)) == self._places
             and len(state) == len(self._states)
             and all(map(operator.is_, state.values(), self._states))
             and all(unit.intact() for unit in self._joined)
