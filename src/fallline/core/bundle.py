@@ -12,7 +12,7 @@ from array import array
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from itertools import chain
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +35,7 @@ CHUNK = 2**14
 ALONE = 2**15
 """Elements of a bundle up to which one thread is faster than waking others."""
 
-NATIVE_DTYPES = (torch.float32, torch.float64, torch.bfloat16)
+NATIVE_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
 class Function:
@@ -152,7 +152,7 @@ class Bundle:
         self.steps = torch.stack([leaf.steps for leaf in self.leaves])
         for leaf, view in zip(self.leaves, self.steps.unbind(), strict=True):
             leaf.state["step"] = view
-        self._states = [leaf.state for leaf in self.leaves]
+        self._states = [cast(dict[str, Tensor], leaf.state) for leaf in self.leaves]
         self._held = self._now()
         self._parameters = [leaf.p for leaf in self.leaves]
         self._strides = list(map(Tensor.stride, self._parameters))

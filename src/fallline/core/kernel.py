@@ -15,16 +15,17 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property, lru_cache
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, cast
 
 import torch
 from torch import Tensor, fx
 
-from fallline.core.loops import Loops, emit
+from fallline.core.loops import Loops
 from fallline.core.storage import Storage, compute_dtype
 from fallline.core.transform import Transform, hyper_fields, named_steps, static_fields
 from fallline.core.types import At, Reach, State
 from fallline.core.units import Arrays
+from fallline.core.words import emit
 
 __all__ = [
     "Kernel",
@@ -304,7 +305,9 @@ def _looped(
     from torch._decomp import core_aten_decompositions
     from torch.fx.experimental.proxy_tensor import make_fx  # here, because it takes a second
 
-    table = {op: rule for op, rule in core_aten_decompositions().items() if op not in KEPT_WHOLE}
+    table = dict(cast(Any, core_aten_decompositions()))
+    for op in KEPT_WHOLE:
+        table.pop(op, None)
     with torch.no_grad():
         traced = make_fx(function, tracing_mode="symbolic", decomposition_table=table)
         graph = traced(list(arrays.values()), given, hypers)

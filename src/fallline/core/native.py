@@ -17,8 +17,8 @@ from pathlib import Path
 
 __all__ = ["build", "cache_folder", "compiler"]
 
-# NaN and infinity keep their meaning; errno and traps, which a loop must not stop for, do not.
-FLAGS = "-O3 -march=native -std=c++17 -fPIC -fno-math-errno -fno-trapping-math -ffp-contract=fast"
+# NaN and infinity keep their meaning, whole numbers wrap around; errno and traps, for which a loop must not stop, are no matter.
+FLAGS = "-O3 -march=native -std=c++17 -fPIC -fno-math-errno -fno-trapping-math -fwrapv -ffp-contract=fast"
 
 
 @cache
