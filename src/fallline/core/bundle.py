@@ -126,7 +126,8 @@ def _made(segments: Sequence[Segment], kinds: Mapping[str, tuple[torch.dtype, bo
         known = ("t", *(["loss"] if any("loss" in step.needs for _, step in segment.named) else []))
         measure = None
         if not segment.first or (segment.named and segment.named[0][1].reach == Reach.GROUP):
-            measure = Function(trace_loops(segment, arrays, known, totals=True), known)
+            seen = {k: v for k, v in arrays.items() if k != "u" or not segment.first}
+            measure = Function(trace_loops(segment, seen, known, totals=True), known)
             number = measure.loops.num_totals
             totals = ("total",) if measure.loops.single else tuple(f"total_{i}" for i in range(number))
         step = None
