@@ -7,7 +7,9 @@ from fallline.transforms.clip import clip_by_global_norm, clip_by_norm, clip_by_
 from fallline.transforms.decay import add_l2, decay, proximal_decay
 from fallline.transforms.descend import descend
 from fallline.transforms.feedback import compress_to_signs
+from fallline.transforms.gate import every, masked, switch
 from fallline.transforms.momentum import momentum
+from fallline.transforms.noise import add_noise
 from fallline.transforms.predict import predict
 from fallline.transforms.radial import project_radial
 from fallline.transforms.schedule_free import schedule_free
@@ -17,6 +19,7 @@ from fallline.transforms.trust import trust
 
 __all__ = [
     "add_l2",
+    "add_noise",
     "average",
     "average_ema",
     "cautious",
@@ -29,6 +32,8 @@ __all__ = [
     "compress_to_signs",
     "decay",
     "descend",
+    "every",
+    "masked",
     "momentum",
     "predict",
     "project_radial",
@@ -37,5 +42,6 @@ __all__ = [
     "sign",
     "slow_weights",
     "steepest",
+    "switch",
     "trust",
 ]
