@@ -13,7 +13,7 @@ from torch import Tensor
 from fallline.core.rounding import random_bits, stream_key
 from fallline.core.transform import FromSite
 
-__all__ = ["normal_like", "stream"]
+__all__ = ["normal_like", "permutation", "stream"]
 
 _HIGH, _LOW, _ANGLE = (stream_key(0, what) for what in ("high", "low", "angle"))
 
@@ -32,3 +32,10 @@ def normal_like(x: Tensor, key: Tensor, t: int | Tensor) -> Tensor:
     high, low, angle = (random_bits(key ^ salt, t, places).to(x.dtype) for salt in (_HIGH, _LOW, _ANGLE))
     radius = (-2 * ((high * 2.0**-16 + low * 2.0**-32) + 2.0**-33).log()).sqrt()
     return radius * (angle * (2 * math.pi * 2.0**-16)).cos()
+
+
+def permutation(n: int, key: Tensor, t: int | Tensor) -> Tensor:
+    """The numbers 0 to n - 1 in an order that is drawn."""
+    places = torch.arange(n, device=key.device)
+    high, low = (random_bits(key ^ salt, t, places).to(torch.int64) for salt in (_HIGH, _LOW))
+    return ((high << 16) + low).argsort()

@@ -51,6 +51,7 @@ class Transform:
     nonnegative: ClassVar[frozenset[str]] = frozenset()  # slots that are never below zero; 8-bit storage reads it
     needs: ClassVar[frozenset[str]] = frozenset()
     domains: ClassVar[Mapping[str, Domain]] = {}
+    compiles: ClassVar[bool] = True  # false where most steps skip dear work, which compiled ones would do all the same
     _hypers: ClassVar[tuple[str, ...]] = ()
     _statics: ClassVar[tuple[str, ...]] = ()
 

@@ -60,6 +60,7 @@ def _gate_of(base: type[Gate], kind: type[Transform], gate: Any) -> type[Gate]:
         "nonnegative": kind.nonnegative,
         "needs": kind.needs,
         "domains": kind.domains,
+        "compiles": kind.compiles,
     }
     if base is Masked:
         space["mask"] = "mask" + "_" * sum(name.startswith("mask") for name in kind.slots)  # of a mask around a mask
@@ -195,6 +196,7 @@ def _switch_of(gate: int, first: tuple[type[Transform], ...], then: tuple[type[T
         "__annotations__": {}, "__qualname__": "Switch", "__module__": Switch.__module__,
         "kinds": (first, then), "gate": gate, "slots": {}, "domains": {}, "nonnegative": frozenset(), "needs": frozenset(),
         "reach": max((kind.reach for kind in (*first, *then)), default=Reach.ELEMENT),
+        "compiles": all(kind.compiles for kind in (*first, *then)),
     }  # fmt: skip
     for side, kinds in zip(_SIDES, (first, then), strict=True):
         for i, (key, kind) in enumerate(named_steps(kinds)):
