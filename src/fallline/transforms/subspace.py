@@ -48,19 +48,23 @@ def size_of(density: float, whole: int) -> int:
 
 
 def renewed(q: Tensor, g: Tensor, t: int | Tensor, gap: int) -> Tensor:
-    """The first right singular vectors of g as the columns of q, found in the first step and every ``gap`` steps after it."""
+    """The first right singular vectors of g as the columns of q, found in the first step and every ``gap`` steps after it.
+
+    Their signs, which are the solver's choice, are those that go with the vectors before them.
+    """
     due = (t - 1) % gap == 0
     if due is False:
         return q
     g = g.nan_to_num()  # of steps that will not be taken
     g = g / g.abs().amax().clamp(min=torch.finfo(g.dtype).tiny)
     found = torch.linalg.eigh(g.mT @ g).eigenvectors[:, -q.shape[1] :]  # ascending; the same for -g
+    found = torch.where((found * q).sum(0) < 0, -found, found)
     return found if due is True else torch.where(torch.as_tensor(due), found, q)
 
 
-def check_density(owner: str, density: object) -> None:
+def check_density(owner: str, density: float) -> None:
     """Raise unless a share of dimensions lies in (0, 1]."""
-    if isinstance(density, bool) or not isinstance(density, int | float) or not 0 < density <= 1:
+    if not 0 < density <= 1:
         raise InvalidValueError(
             f"{owner} got density={density!r}. Expected a share of the dimensions in (0, 1]. Write for example density=0.25."
         )

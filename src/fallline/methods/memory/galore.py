@@ -57,7 +57,8 @@ class ScaleByGalore(Transform):
     year=2024,
     section="algorithm 2",
     notes="The paper gives a rank, a quarter of the width or more; density is its share of the shorter side. Moments stay as they are "
-    "when the basis changes, as in the authors' code. Dimensions after the first count as columns. The paper leaves embeddings "
+    "when the basis changes, as in the authors' code; so that this means something, new vectors point the way of those before "
+    "them. Dimensions after the first count as columns. The paper leaves embeddings "
     "and norms to AdamW: give them a rule of their own in groups.",
     space={"lr": log(1e-3, 1.0), "scale": linear(0.1, 1.0)},
 )
