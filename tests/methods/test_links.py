@@ -20,14 +20,18 @@ from fallline.transforms import (
     cautious,
     clip_by_global_norm,
     clip_by_norm,
+    clip_by_quantile,
     clip_by_value,
     decay,
     descend,
     every,
     masked,
+    median_of_means,
     momentum,
     slow_weights,
     switch,
+    track_median,
+    winsorised_mean,
 )
 
 SHAPES = ((4, 3), (5,))
@@ -253,3 +257,87 @@ def test_gates_refuse_what_they_cannot_do():
         ValueError, match=r"pattern '\*weight' got parameter 0 of group 0, which has no name\. Expected named"
     ):
         Optimizer(parameters(SHAPES), masked(clip_by_value(1.0), "*weight"))
+
+
+# -- robust to outliers -------------------------------------------------------------------------------------------------
+
+
+def test_the_share_of_largest_elements_is_clipped():
+    g = torch.tensor([[5.0, -1.0, 2.0, -7.0, 0.5], [3.0, -0.1, 4.0, 0.0, -6.0]], dtype=torch.float64)
+
+    def clipped(fraction, x=g):
+        p = nn.Parameter(torch.zeros_like(x))
+        p.grad = x.clone()
+        Optimizer([p], clip_by_quantile(fraction)).step()
+        return -p.detach()
+
+    assert torch.equal(clipped(0.3), g.clamp(-4, 4))  # 7, 6 and 5 are
+    assert torch.equal(clipped(0.0), g)
+    assert torch.equal(clipped(0.09), g)  # less than one of ten
+    assert torch.equal(clipped(0.1, g[0, 0]), g[0, 0])
+    assert torch.equal(clipped(0.9), g.clamp(-0.0, 0.0))
+    for bad in (1.0, -0.1, True, "all"):
+        with pytest.raises(ValueError, match=r"Expected a share of the elements in \[0, 1\)\. Write for example clip"):
+            clip_by_quantile(bad)
+
+
+def huber(x, mu):
+    return x * x / (2 * mu) if x < mu else x - mu / 2
+
+
+@pytest.mark.parametrize("mu", [0.0, 0.4])
+@pytest.mark.parametrize("of", ["elements", "tensors"])
+def test_the_median_takes_proximal_steps(of, mu):
+    tau, m = 0.3, torch.zeros(5, dtype=torch.float64)
+    p = nn.Parameter(torch.zeros(5, dtype=torch.float64))
+    optimizer = Optimizer([p], track_median(tau, mu, of))
+    for t in range(1, 7):
+        before = p.detach().clone()
+        (g,) = gradients([p], t, scale=0.1 if t == 2 else 1.0)
+        p.grad = g.clone()
+        optimizer.step()
+        found = before - p.detach()
+        pairs = zip(found, m, g, strict=True) if of == "elements" else [(found, m, g)]
+        for new, old, x in pairs:  # on the way from old to x, by brute force
+            share = torch.linspace(0, 1, 20001, dtype=torch.float64)
+            d = float((x - old).norm())
+            objective = [huber(abs(1 - s) * d, mu) + (s * d) ** 2 / (2 * tau) for s in share.tolist()]
+            best = float(share[objective.index(min(objective))])
+            assert torch.allclose(new, old + best * (x - old), atol=1e-4 * d)
+        m = found
+
+
+def test_one_outlier_moves_the_median_by_tau():
+    for of in ("elements", "tensors"):
+        steady, p = torch.ones(4, dtype=torch.float64), nn.Parameter(torch.zeros(4, dtype=torch.float64))
+        optimizer, places = Optimizer([p], track_median(0.1, 0.0, of)), []
+        for t in range(60):
+            before = p.detach().clone()
+            p.grad = 1e6 * steady if t == 40 else steady.clone()
+            optimizer.step()
+            places.append(before - p.detach())
+        assert torch.allclose(places[39], steady)
+        assert float((places[40] - steady).norm()) <= 0.1 * 2 + 1e-12
+        assert torch.allclose(places[-1], steady)
+    with pytest.raises(ValueError, match=r"Unknown of in track_median 'element'\. Did you mean elements"):
+        track_median(of="element")
+
+
+def test_robust_means():
+    stack = torch.stack(gradients(parameters(((4, 3),) * 9, torch.float64), 1))
+    assert torch.allclose(winsorised_mean(stack, 0), stack.mean(0))
+    assert torch.allclose(winsorised_mean(stack, 4), stack.median(0).values)
+    by_hand = [sorted(stack[:, i, j].tolist()) for i in range(4) for j in range(3)]
+    by_hand = [sum([x[2], x[2], *x[2:7], x[6], x[6]]) / 9 for x in by_hand]
+    assert torch.allclose(winsorised_mean(stack, 2).flatten(), torch.tensor(by_hand, dtype=torch.float64))
+    assert torch.allclose(median_of_means(stack, 1), stack.mean(0))
+    assert torch.allclose(median_of_means(stack, 9), stack.median(0).values)
+    assert torch.allclose(median_of_means(stack), torch.stack([s.mean(0) for s in stack.split(3)]).median(0).values)
+    assert torch.allclose(median_of_means(stack[:8], 2), stack[:8].mean(0))
+    broken = stack.clone()
+    broken[0] = 1e9
+    assert float((winsorised_mean(broken, 1) - winsorised_mean(stack, 1)).abs().max()) < 1
+    with pytest.raises(ValueError, match=r"c=5 for 9 gradients\. Expected a whole number with 0 <= 2 c < 9\. Pass"):
+        winsorised_mean(stack, 5)
+    with pytest.raises(ValueError, match=r"k=2 for 9 gradients\. Expected a number of groups that divides 9\. Pass"):
+        median_of_means(stack, 2)
