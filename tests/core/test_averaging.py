@@ -1,5 +1,7 @@
 """Evaluation at averages and at snapshots: statistics of batch normalisation, and what comes back afterwards."""
 
+import doctest
+import importlib
 import math
 
 import pytest
@@ -124,3 +126,10 @@ def test_snapshots_refuse_what_they_cannot_keep():
     for name in ("every", "keep"):
         with pytest.raises(ValueError, match=rf"got {name}=0\. Expected a whole number, at least 1\. Write"):
             fallline.Snapshots(optimizer, model, **{"every": 3, name: 0})
+
+
+def test_docstring_examples():
+    for module in ("averaging", "snapshots"):
+        result = doctest.testmod(importlib.import_module(f"fallline.core.{module}"))
+        assert result.attempted > 0
+        assert result.failed == 0
