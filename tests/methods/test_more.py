@@ -6,6 +6,8 @@ import torch
 
 import fallline
 from fallline import METHODS, Optimizer
+from fallline.core.execute import compiler_available
+from fallline.core.kernel import Kernel
 from fallline.core.random import permutation
 from fallline.core.rounding import stream_key
 from fallline.testing.harness import drive, gradients, parameters, same
@@ -148,3 +150,20 @@ def test_what_is_refused():
         Optimizer(parameters(((6, 4),)), METHODS["adam_mini"](num_heads=4))
     with pytest.raises(ValueError, match=r"Unknown preconditioner of psps 'adan'\. Did you mean adam"):
         METHODS["psps"](preconditioner="adan")
+
+
+@pytest.mark.skipif(not compiler_available(), reason="no C++ compiler on this machine")
+def test_decompositions_are_taken_when_due_and_never_compiled(monkeypatch):
+    def compiled(*args):
+        raise ZeroDivisionError
+
+    eigh, taken = torch.linalg.eigh, []
+    monkeypatch.setattr(torch.linalg, "eigh", lambda x: taken.append(1) or eigh(x))
+    monkeypatch.setattr(Kernel, "of", staticmethod(compiled))
+    for name in ("galore", "adam_snsm"):
+        taken.clear()
+        params = parameters(((6, 4),))
+        drive(Optimizer(params, METHODS[name](0.1, gap=3), fuse="leaf"), range(1, 8))
+        assert len(taken) == 3
+    with pytest.raises(ZeroDivisionError):
+        drive(Optimizer(params, METHODS["frugal"](0.1), fuse="leaf"), (1,))
