@@ -2,7 +2,8 @@
 
 ``eager``: step by step on each tensor; the reference.
 ``leaf``:  one compiled function per chain, called tensor by tensor.
-``flat``:  the same function on flat buffers that hold the small tensors, and on each large tensor.
+``flat``:  on the CPU, one call of native loops for all tensors, where they lie; for what loops cannot express, the compiled
+           function on flat buffers that hold the small tensors, and on each large tensor.
 ``auto``:  flat; compiled where there is enough to do and a compiler.
 
 All run the same pure functions. A chain is cut into segments at its GROUP steps, because those need a sum over all tensors
@@ -19,6 +20,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from fallline.core.bundle import Bundle, make_bundles
 from fallline.core.kernel import (
     Kernel,
     Numbers,
@@ -39,8 +41,11 @@ __all__ = ["COMPILE_FROM", "FUSE_MODES", "Batch", "Fuse", "compiler_available", 
 Fuse = Literal["auto", "eager", "leaf", "flat"]
 FUSE_MODES: tuple[str, ...] = get_args(Fuse)
 
+BUNDLE_FROM = 2**14
+"""Elements of a group from which ``auto`` builds native loops: below, building them takes longer than many steps save."""
+
 COMPILE_FROM = 2**20
-"""Elements of a group from which ``auto`` compiles: below, a compiled call costs more than fusion saves."""
+"""Elements of a group from which ``auto`` has torch compile what loops cannot express: below, a call costs more than it saves."""
 
 EAGER_BLOCK = 2**17
 """Elements that an eager ELEMENT segment takes at a time: its temporaries then stay in the processor's cache."""
@@ -51,18 +56,26 @@ class Batch:
     """Units that share the values of their hyperparameters, and how they run."""
 
     segments: Sequence[Segment]
-    units: Sequence[Unit]
+    units: Sequence[Unit | Bundle]
     compiled: bool
     flat: bool  # without it, the reference: every tensor whole and in its own shape
 
 
-def layout(leaves: Sequence[Leaf], reach: Reach, fuse: Fuse) -> tuple[list[Unit], bool]:
-    """How the leaves of a group are run: as they are or in arenas, and whether compiled."""
-    units: list[Unit] = make_arenas(leaves, reach) if fuse in ("auto", "flat") else list(leaves)
-    if fuse != "auto":
-        return units, fuse != "eager"
-    worth = sum(leaf.num_elements for leaf in leaves) >= COMPILE_FROM
-    return units, worth and all(usable(device) for device in {leaf.p.device.type for leaf in leaves})
+def layout(leaves: Sequence[Leaf], chain: Sequence[Segment], fuse: Fuse) -> tuple[list[Unit | Bundle], bool]:
+    """How the leaves of a group are run: as they are, in bundles or in arenas, and whether what is in no bundle is compiled."""
+    if fuse in ("eager", "leaf"):
+        return list(leaves), fuse == "leaf"
+    num_elements = sum(leaf.num_elements for leaf in leaves)
+    on_cpu = all(leaf.p.device.type == "cpu" for leaf in leaves)
+    bundles: list[Bundle] = []
+    rest = list(leaves)
+    if fuse == "flat" or (num_elements >= BUNDLE_FROM and on_cpu and usable("cpu")):
+        bundles, rest = make_bundles(leaves, chain)
+    compiled = fuse == "flat" or (
+        num_elements >= COMPILE_FROM and all(usable(device) for device in {leaf.p.device.type for leaf in rest})
+    )
+    reach = max((segment.reach for segment in chain), default=Reach.ELEMENT)
+    return [*bundles, *make_arenas(rest, reach)], compiled
 
 
 def execute(batches: Sequence[Batch], loss: Tensor | None = None, ok: Tensor | None = None) -> None:
@@ -82,18 +95,17 @@ def execute(batches: Sequence[Batch], loss: Tensor | None = None, ok: Tensor | N
                 hypers = [as_number(h) for h in batch.segments[k].hypers] if batch.compiled else []
                 wide = segment.reach > Reach.ELEMENT
                 for unit in batch.units:
-                    if not (wide and unit.scattered):
+                    if isinstance(unit, Bundle):
+                        unit.run(k, batch.segments[k], _numbers(unit, loss, total, ok))
+                    elif not (wide and unit.scattered):
                         _run(batch, batch.segments[k], unit, _numbers(unit, loss, total, ok), hypers, memo)
                 if wide and (parts := _parts(batch)):
                     _run_parts(batch, batch.segments[k], parts, [_numbers(x, loss, total, ok) for x in parts], memo)
         if not segment.last:
             total = _total(batches, k + 1, loss)
-    for batch in batches:
-        for unit in batch.units:
-            unit.u = None
 
 
-def _numbers(unit: Unit, loss: Tensor | None, total: Tensor | None, ok: Tensor | None) -> Numbers:
+def _numbers(unit: Unit | Bundle, loss: Tensor | None, total: Tensor | None, ok: Tensor | None) -> Numbers:
     first = unit.steps.view(-1)[0]
     t = int(first) if first.device.type == "cpu" else first.to(torch.float64)
     several = total is not None and total.dim() > 0
@@ -180,8 +192,11 @@ def _total(batches: Sequence[Batch], k: int, loss: Tensor | None) -> Tensor | No
         for unit in batch.units:
             if unit.scattered:
                 continue
-            unit.load()
             numbers = _numbers(unit, loss, None, None)
+            if isinstance(unit, Bundle):
+                terms.append(unit.measure(k, batch.segments[k], numbers))
+                continue
+            unit.load()
             terms += [
                 measure(batch.segments[k], a, numbers, batched, batch.compiled)
                 for a, batched in unit.arrays(Reach.TENSOR, batch.flat)

@@ -13,6 +13,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from fallline.core.bundle import Bundle
 from fallline.core.errors import InvalidValueError, unknown
 from fallline.core.sharding import agreed
 from fallline.core.storage import compute_dtype
@@ -46,14 +47,14 @@ class Guard:
         """Steps refused so far."""
         return int(self._skipped)
 
-    def look(self, units: Sequence[Unit]) -> bool | Tensor:
+    def look(self, units: Sequence[Unit | Bundle]) -> bool | Tensor:
         """Whether to take the step: yes, no, or a flag on the device. Policy "zero" cleans the units and says yes."""
         if any(unit.p.device.type != "cpu" for unit in units):
             return self._look_without_reading(units)
-        bad = [unit for unit in units if _offending(unit.gradients())]
+        bad = [unit for unit in units if not _is_sound(unit)]
         if self.policy == "zero":
             for unit in bad:
-                unit.replace_gradients(_cleaned(unit.gradients()))
+                unit.replace_gradients(_cleaned)
             return True
         if agreed(not bad, units):
             self._in_a_row = 0
@@ -76,13 +77,13 @@ class Guard:
                 f"torch.autograd.set_detect_anomaly(True)."
             )
 
-    def _look_without_reading(self, units: Sequence[Unit]) -> bool | Tensor:
+    def _look_without_reading(self, units: Sequence[Unit | Bundle]) -> bool | Tensor:
         if self.policy == "zero":
             for unit in units:
-                unit.replace_gradients(_cleaned(unit.gradients()))
+                unit.replace_gradients(_cleaned)
             return True
         device = units[0].p.device
-        flags = [_sound(unit.gradients()).all().to(device) for unit in units]
+        flags = [_flag(unit).to(device) for unit in units]
         ok = torch.as_tensor(agreed(torch.stack(flags).all(), units))
         self._skipped = self._skipped + (~ok).to(torch.int64)
         self._in_a_row = (self._in_a_row + (~ok).to(torch.int64)) * ~ok
@@ -96,6 +97,14 @@ class Guard:
         return ok
 
 
+def _flag(unit: Unit | Bundle) -> Tensor:
+    return torch.tensor(_is_sound(unit)) if isinstance(unit, Bundle) else _sound(unit.gradients()).all()
+
+
+def _is_sound(unit: Unit | Bundle) -> bool:
+    return unit.sound(_limit(unit.p.dtype)) if isinstance(unit, Bundle) else not _offending(unit.gradients())
+
+
 def _offending(g: Tensor) -> bool:
     if g.dtype in (torch.float32, torch.float64) and g.is_contiguous():
         flat = g.view(-1)
@@ -106,14 +115,18 @@ def _offending(g: Tensor) -> bool:
 
 def _sound(g: Tensor) -> Tensor:
     """Entry by entry, whether the gradient and its square are finite in compute precision."""
-    return g.abs() <= math.sqrt(torch.finfo(compute_dtype(g.dtype)).max)
+    return g.abs() <= _limit(g.dtype)
+
+
+def _limit(dtype: torch.dtype) -> float:
+    return math.sqrt(torch.finfo(compute_dtype(dtype)).max)
 
 
 def _cleaned(g: Tensor) -> Tensor:
     return torch.where(_sound(g), g, 0.0)
 
 
-def _name(units: Sequence[Unit]) -> str:
+def _name(units: Sequence[Unit | Bundle]) -> str:
     """The first offending parameter, as a person would look for it."""
     found = [leaf for unit in units for leaf in unit.each() if leaf.g.device.type != "cpu" or _offending(leaf.g)]
     if not found:

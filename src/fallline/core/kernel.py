@@ -12,18 +12,20 @@ import os
 import shutil
 import types
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property, lru_cache
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, cast
 
 import torch
 from torch import Tensor, fx
 
+from fallline.core.loops import Loops
 from fallline.core.storage import Storage, compute_dtype
 from fallline.core.transform import Transform, hyper_fields, named_steps, static_fields
 from fallline.core.types import At, Reach, State
 from fallline.core.units import Arrays
+from fallline.core.words import emit
 
 __all__ = [
     "Kernel",
@@ -36,6 +38,8 @@ __all__ = [
     "measure",
     "segments",
     "settled",
+    "trace_limit",
+    "trace_loops",
     "usable",
 ]
 
@@ -178,22 +182,8 @@ class Kernel:
 
     def __init__(self, segment: Segment, arrays: Arrays, numbers: Numbers, batched: bool) -> None:
         self.keys, self.known = tuple(arrays), tuple(numbers)
-        structure, storage, rows = segment.structure, segment.storage, _rows(segment, arrays)
-
-        def traced(values: list[Tensor], given: list[Tensor], hypers: list[Tensor]) -> dict[str, Tensor]:
-            named, left = [], iter(hypers)
-            for key, kind, statics in structure:
-                fields: dict[str, Any] = {f: next(left) for f in kind._hypers}
-                fields.update(zip(kind._statics, statics, strict=True))
-                named.append((key, kind(**fields)))
-            here = Segment(tuple(named), segment.first, segment.last, storage)
-            ours, theirs = dict(zip(self.keys, values, strict=True)), dict(zip(self.known, given, strict=True))
-            if rows is None:
-                return advance(here, ours, theirs, batched=batched)
-            shaped = {k for k, v in ours.items() if v.shape == ours["p"].shape}
-            out = advance(here, {k: v.view(-1, rows) if k in shaped else v for k, v in ours.items()}, theirs)
-            return {k: v.view(-1) if k in shaped else v for k, v in out.items()}
-
+        storage, rows = segment.storage, _rows(segment, arrays)
+        traced = _of_values(segment, self.keys, self.known, batched, rows)
         matrix = segment.reach >= Reach.MATRIX
         # A MATRIX step may branch on shapes, so each shape has its own kernel.
         mode: Literal["fake", "symbolic"] = "fake" if matrix else "symbolic"
@@ -210,7 +200,7 @@ class Kernel:
         # Inductor (torch 2.13) passes 0-d float64 inputs on the CPU by value and would lose what is written to them; and
         # where reductions of several tensors share a loop, writing in place fails to compile (KeyError in get_read_expr).
         self._returned = tuple(k for k in computed if k in self._lone or batched)
-        label = "fallline_" + "_".join(key for key, _, _ in structure)
+        label = "fallline_" + "_".join(key for key, _, _ in segment.structure)
         self._run = _compiled(body, self._wide, computed, self._returned, label, dynamic=not matrix)
         if not matrix:
             scales = {part for slot in segment.slots for part in storage.parts(slot)[1:]}
@@ -252,6 +242,85 @@ class Kernel:
         for name, value in zip((*self._settled, *self._returned), (*settled, *returned), strict=True):
             arrays[name].copy_(value)
 
+
+def _of_values(
+    segment: Segment, keys: Sequence[str], known: Sequence[str], batched: bool = False, rows: int | None = None
+) -> Callable[[list[Tensor], list[Tensor], list[Tensor]], dict[str, Tensor]]:
+    """``advance`` as a function of nothing but tensors: arrays, numbers, hyperparameters."""
+    structure = segment.structure
+
+    def traced(values: list[Tensor], given: list[Tensor], hypers: list[Tensor]) -> dict[str, Tensor]:
+        left = iter(hypers)
+        named = tuple((key, _rebuilt(kind, statics, left)) for key, kind, statics in structure)
+        here = Segment(named, segment.first, segment.last, segment.storage)
+        ours, theirs = dict(zip(keys, values, strict=True)), dict(zip(known, given, strict=True))
+        if rows is None:
+            return advance(here, ours, theirs, batched=batched)
+        shaped = {k for k, v in ours.items() if v.shape == ours["p"].shape}
+        out = advance(here, {k: v.view(-1, rows) if k in shaped else v for k, v in ours.items()}, theirs)
+        return {k: v.view(-1) if k in shaped else v for k, v in out.items()}
+
+    return traced
+
+
+def _rebuilt(kind: type[Transform], statics: tuple[Any, ...], hypers: Iterator[Tensor]) -> Transform:
+    fields: dict[str, Any] = {f: next(hypers) for f in kind._hypers}
+    fields.update(zip(kind._statics, statics, strict=True))
+    return kind(**fields)
+
+
+def trace_loops(segment: Segment, arrays: Arrays, known: Sequence[str], totals: bool = False) -> Loops:
+    """What a segment does to a tensor, as loops; or, with ``totals``, what the GROUP step that opens it measures.
+
+    Raises:
+        NotExpressible: for a step that loops have no words for.
+    """
+    key, first = segment.named[0]
+    named = segment.named[:1] if totals else segment.named
+    advanced = _of_values(segment, tuple(arrays), tuple(known))
+
+    def measured(values: list[Tensor], given: list[Tensor], hypers: list[Tensor]) -> Tensor:
+        step = _rebuilt(type(first), segment.structure[0][2], iter(hypers))
+        ours, theirs = dict(zip(arrays, values, strict=True)), dict(zip(known, given, strict=True))
+        return _measured(key, step, segment.storage, ours, theirs, False)
+
+    hypers = [as_number(getattr(step, f)).clone() for _, step in named for f in hyper_fields(step)]
+    given = [as_number(1.0).clone() for _ in known]
+    return _looped(measured if totals else advanced, arrays, given, hypers, totals)
+
+
+def trace_limit(dtype: torch.dtype) -> Loops:
+    """How many entries ``g`` of a tensor are not at most ``limit`` in size, as loops."""
+    arrays = {"g": torch.zeros(64, dtype=dtype)}
+
+    def beyond(values: list[Tensor], given: list[Tensor], _: list[Tensor]) -> Tensor:
+        size = values[0].to(compute_dtype(dtype)).abs()
+        return torch.where(size <= given[0], 0.0, 1.0).to(size.dtype).sum()
+
+    return _looped(beyond, arrays, [as_number(1.0).clone()], [], totals=True)
+
+
+def _looped(
+    function: Callable[[list[Tensor], list[Tensor], list[Tensor]], Any],
+    arrays: Arrays,
+    given: list[Tensor],
+    hypers: list[Tensor],
+    totals: bool,
+) -> Loops:
+    from torch._decomp import core_aten_decompositions
+    from torch.fx.experimental.proxy_tensor import make_fx  # here, because it takes a second
+
+    table = dict(cast(Any, core_aten_decompositions()))
+    for op in KEPT_WHOLE:
+        table.pop(op, None)
+    with torch.no_grad():
+        traced = make_fx(function, tracing_mode="symbolic", decomposition_table=table)
+        graph = traced(list(arrays.values()), given, hypers)
+    return emit(graph, arrays, len(given) + len(hypers), totals)
+
+
+KEPT_WHOLE = {torch.ops.aten.lerp.Tensor, torch.ops.aten.lerp.Scalar}
+"""Operations of which the loops know a better form than their decomposition."""
 
 _KERNELS: dict[Any, Kernel] = {}
 

@@ -8,10 +8,12 @@ from typing import Any
 
 from torch import Tensor
 
+from fallline.core.bundle import Bundle
 from fallline.core.execute import Fuse, layout
+from fallline.core.kernel import Segment
 from fallline.core.sharding import Part, aligned, is_dtensor, leaf_of, local
-from fallline.core.types import Reach, State
-from fallline.core.units import Arena
+from fallline.core.types import State
+from fallline.core.units import Arena, Leaf
 
 __all__ = ["Layout"]
 
@@ -20,11 +22,16 @@ class Layout:
     """Units for the parameters of a group that have gradients."""
 
     def __init__(
-        self, present: Sequence[Tensor], state: Mapping[Any, State], reach: Reach, fuse: Fuse, names: Sequence[str]
+        self,
+        present: Sequence[Tensor],
+        state: Mapping[Any, State],
+        chain: Sequence[Segment],
+        fuse: Fuse,
+        names: Sequence[str],
     ) -> None:
         self._distributed = any(is_dtensor(p) for p in present)
         leaves = [leaf_of(p, state[p], name, i) for i, (p, name) in enumerate(zip(present, names, strict=True))]
-        self.units, self.compiled = layout(leaves, reach, fuse)
+        self.units, self.compiled = layout(leaves, chain, fuse)
         self._whole = list(present)
         self._ids = [id(p) for p in present]
         self._places = [local(p).data_ptr() for p in present]
@@ -32,10 +39,12 @@ class Layout:
             state.values()
         )  # of all parameters: looking them up one by one would take as long as a step
         self._arenas = [unit for unit in self.units if isinstance(unit, Arena)]
+        self._joined = [unit for unit in self.units if not isinstance(unit, Leaf)]
         self._members = [
-            [leaf.place for leaf in (unit.leaves if isinstance(unit, Arena) else [unit])] for unit in self.units
+            [leaf.place for leaf in ([unit] if isinstance(unit, Leaf) else unit.leaves)] for unit in self.units
         ]
         self.parts = [leaf for leaf in leaves if isinstance(leaf, Part) and leaf.scattered]
+        self._way = "compiled" if self.compiled else "eagerly"
         pool: dict[Any, Tensor] = {}
         for arena in self._arenas:
             arena.use(pool)
@@ -43,18 +52,18 @@ class Layout:
     def fits(self, present: Sequence[Tensor], state: Mapping[Any, State]) -> bool:
         """Whether these are the same parameters, in the same memory, with the same state."""
         return (
-            [id(p) for p in present] == self._ids
-            and [p.data_ptr() for p in (map(local, present) if self._distributed else present)] == self._places
+            list(map(id, present)) == self._ids
+            and list(map(Tensor.data_ptr, map(local, present) if self._distributed else present)) == self._places
             and len(state) == len(self._states)
             and all(map(operator.is_, state.values(), self._states))
-            and all(arena.intact() for arena in self._arenas)
+            and all(unit.intact() for unit in self._joined)
         )
 
     def leave(self, staying: Sequence[Tensor]) -> None:
         """Give parameters that are not in the next layout state of their own, so that the buffers can go."""
         kept = {id(p) for p in staying}
-        for arena in self._arenas:
-            for leaf in arena.leaves:
+        for unit in self._joined:
+            for leaf in unit.leaves:
                 if id(leaf.whole) not in kept:
                     leaf.state.update({k: v.clone() for k, v in leaf.state.items()})
 
@@ -67,7 +76,9 @@ class Layout:
 
     def describe(self, calls: int) -> list[str]:
         """The layout in words, with the bytes that a step moves and holds for each parameter."""
-        leaves = [leaf for unit in self.units for leaf in unit.each()]
+        leaves = [leaf for unit in self.units for leaf in ([unit] if isinstance(unit, Leaf) else unit.leaves)]
+        bundled = [unit for unit in self.units if isinstance(unit, Bundle)]
+        in_place = sum(len(unit.leaves) for unit in bundled)
         total = sum(leaf.num_elements for leaf in leaves)
         inside = [leaf for arena in self._arenas for leaf in arena.leaves]
         held = [{k: v for k, v in leaf.state.items() if k != "step"} for leaf in leaves]
@@ -80,9 +91,11 @@ class Layout:
         if inside:
             number = sum(leaf.num_elements for leaf in inside)
             lines.append(f"together  {len(inside)} small ones with {number:,} elements in {len(self._arenas)} buffers")
-        alone = len(leaves) - len(inside)
+        lines += [f"in place  {in_place} in {len(bundled)} tables of addresses"] * bool(in_place)
+        alone = len(leaves) - len(inside) - in_place
         lines += [f"alone     {alone}"] * bool(alone)
-        lines.append(f"run       {'compiled' if self.compiled else 'eagerly'}, {calls * len(self.units)} calls a step")
+        ways = ["native loops"] * bool(bundled) + [self._way] * (len(self.units) > len(bundled))
+        lines.append(f"run       {' and '.join(ways)}, {calls * len(self.units)} calls a step")
         lines.append(f"state     {state / max(1, total):.4g} bytes per parameter: {kinds or 'none'}")
         lines.append(
             f"moves     {(3 * weights + 2 * state) / max(1, total):.4g} bytes per parameter and step, at least"

@@ -6,7 +6,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from operator import attrgetter, is_
 from typing import Any, ClassVar, TypeAlias, cast
 
 import torch
@@ -30,6 +32,9 @@ Alias: TypeAlias = str | tuple[str, ...]
 
 # Entries of a group that are not ours: names, and what torch's schedulers and weight averaging keep there.
 _NOT_HYPERS = {"param_names", "name", "initial_lr", "max_lr", "min_lr", "base_momentum", "max_momentum", "swa_lr"}
+
+# With map(), a third of the time of a loop; a step looks at every tensor several times.
+_gradient, _memory, _is_none = attrgetter("grad"), attrgetter("layout"), partial(is_, None)
 
 _TORCH_ONLY = {
     "foreach": "how steps are fused",
@@ -108,6 +113,7 @@ class Optimizer(torch.optim.Optimizer):
         self._chains: list[Chain] = []
         self._resolved: dict[int, tuple[Any, list[Segment]]] = {}
         self._layouts: dict[int, Layout] = {}
+        self._alone: dict[Tensor, Layout] = {}  # of parameters that step inside backward
         if isinstance(chain, Mapping):
             params = groups(params, chain)
             chain = next(iter(chain.values()))
@@ -248,15 +254,26 @@ class Optimizer(torch.optim.Optimizer):
             if isinstance(result, Tensor):
                 loss = result.detach()
         batches = [self._batch(i, group) for i, group in enumerate(self.param_groups)]
-        active = [i for i, batch in enumerate(batches) if batch.units]
-        for i in active:
-            self._require_needs(self._chains[i], loss)
+        for chain, batch in zip(self._chains, batches, strict=True):
+            if batch.units:
+                self._require_needs(chain, loss)
         units = [unit for batch in batches for unit in batch.units]
-        verdict = self._guard.look(units) if units else False
-        if verdict is False:  # nothing to do, or a step that must change nothing
-            self._hold_schedules()
-            self._guard.complain()
-            return result
+        try:
+            verdict = self._guard.look(units) if units else False
+            if verdict is False:  # nothing to do, or a step that must change nothing
+                self._hold_schedules()
+                self._guard.complain()
+                return result
+            self._execute(batches, loss, verdict)
+        finally:
+            for unit in units:
+                unit.release()
+        for group in self.param_groups:
+            group["step"] += 1
+        return result
+
+    def _execute(self, batches: Sequence[Batch], loss: Tensor | None, verdict: bool | Tensor) -> None:
+        active = [i for i, batch in enumerate(batches) if batch.units]
         # A GROUP step sums over all tensors that run its chain, whatever group they are in and whatever their values.
         runs: dict[Any, list[Batch]] = {}
         for i in active:
@@ -265,17 +282,16 @@ class Optimizer(torch.optim.Optimizer):
             runs.setdefault(structure if joint else i, []).append(batches[i])
         for together in runs.values():
             execute(together, loss, verdict if isinstance(verdict, Tensor) else None)
-        for group in self.param_groups:
-            group["step"] += 1
-        return result
 
     def _batch(self, index: int, group: dict[str, Any]) -> Batch:
         """What a group contributes to this step: its segments with their current values, its units with their gradients."""
         chain = self._chains[index]
         found = self._segments(index, group)
-        present = [p for p in group["params"] if p.grad is not None]
-        gradients = [p.grad for p in present]
-        if any(g.layout is not torch.strided for g in gradients):
+        present, gradients = group["params"], list(map(_gradient, group["params"]))
+        if any(map(_is_none, gradients)):
+            present = [p for p in present if p.grad is not None]
+            gradients = list(map(_gradient, present))
+        if any(layout is not torch.strided for layout in set(map(_memory, gradients))):
             p = next(p for p in present if p.grad.layout is not torch.strided)
             raise RuntimeError(
                 f"{chain.name} got a sparse gradient for a parameter of shape {tuple(p.shape)}. It needs dense ones. "
@@ -297,8 +313,8 @@ class Optimizer(torch.optim.Optimizer):
                 self._create_state(p, index)
         group = self.param_groups[index]
         names = dict(zip(map(id, group["params"]), group.get("param_names", ()), strict=False))
-        reach = self._chains[index].reach
-        held = Layout(present, self.state, reach, self._fuse, [names.get(id(p), "") for p in present])
+        chain = segments(self._chains[index].steps, self._storage)
+        held = Layout(present, self.state, chain, self._fuse, [names.get(id(p), "") for p in present])
         self._layouts[index] = held
         return held
 
@@ -355,11 +371,16 @@ class Optimizer(torch.optim.Optimizer):
         found = self._segments(index, group, check=False)
         place = next(k for k, q in enumerate(group["params"]) if q is p)
         names = group.get("param_names")
-        alone = Layout([p], {p: self.state[p]}, Reach.MATRIX, self._fuse, [names[place] if names else ""])
+        alone = self._alone.get(p)
+        if alone is None or not alone.fits([p], {p: self.state[p]}):
+            alone = Layout([p], {p: self.state[p]}, found, self._fuse, [names[place] if names else ""])
+            self._alone[p] = alone
         alone.give([cast(Tensor, p.grad)], group["maximize"])
         p.grad = None
         if self._guard.look(alone.units) is not False:
             execute([Batch(found, alone.units, alone.compiled, flat=self._fuse != "eager")])
+        for unit in alone.units:
+            unit.release()
         self._guard.complain()
 
     def _require_needs(self, chain: Chain, loss: Tensor | None) -> None:
@@ -535,6 +556,7 @@ class Optimizer(torch.optim.Optimizer):
             "_guard": self._guard,
             "_resolved": {},
             "_layouts": {},
+            "_alone": {},
         }
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Collection, Iterator, MutableMapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, Any, Protocol, TypeGuard
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from fallline.core.errors import InvalidValueError
 from fallline.core.storage import Storage
 from fallline.core.transform import Chain, Transform
 from fallline.core.types import Reach, State
-from fallline.core.units import Arrays, Group, Leaf, Unit
+from fallline.core.units import Arrays, Group, Leaf
 
 if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
@@ -263,7 +263,14 @@ class Part(Leaf):
 # -- one decision for all ranks ---------------------------------------------------------------------------------------
 
 
-def agreed(ok: bool | Tensor, units: Sequence[Unit]) -> bool | Tensor:
+class Joined(Protocol):
+    """Whatever knows over which groups of ranks its tensors are sharded."""
+
+    @property
+    def groups(self) -> tuple[Group, ...]: ...
+
+
+def agreed(ok: bool | Tensor, units: Sequence[Joined]) -> bool | Tensor:
     """Whether it is so on every rank that holds a part of these units; without parts nothing is sent."""
     found: dict[Group, None] = {group: None for unit in units for group in unit.groups}
     if not found:

@@ -8,7 +8,7 @@ and out, so nothing changes that a model promises about its parameters.
 from __future__ import annotations
 
 import operator
-from collections.abc import Collection, Iterator, MutableMapping, Sequence
+from collections.abc import Callable, Collection, Iterator, MutableMapping, Sequence
 from itertools import groupby
 from typing import Any, TypeAlias
 
@@ -18,7 +18,7 @@ from torch import Tensor
 from fallline.core.storage import compute_dtype
 from fallline.core.types import Reach
 
-__all__ = ["ARENA_MEMBER", "Arena", "Arrays", "Group", "Leaf", "Unit", "make_arenas"]
+__all__ = ["ARENA_MEMBER", "Arena", "Arrays", "Group", "Leaf", "Unit", "dense_order", "make_arenas"]
 
 ARENA_MEMBER = 2**16
 """Elements up to which a tensor joins an arena: beyond, copying in and out costs more than a call."""
@@ -63,6 +63,10 @@ class Leaf:
         if ascend:
             self.g = -self.g
 
+    def release(self) -> None:
+        """After a step: hold on to no gradient, nor to what was between segments."""
+        self.g, self.u = self.p, None
+
     def each(self) -> list[Leaf]:
         """The unit's tensors, each with its own gradient."""
         return [self]
@@ -71,9 +75,9 @@ class Leaf:
         """All gradients of the unit in one tensor."""
         return self.g
 
-    def replace_gradients(self, clean: Tensor) -> None:
+    def replace_gradients(self, clean: Callable[[Tensor], Tensor]) -> None:
         """Step with other gradients than the given ones, which stay as they are."""
-        self.g = clean
+        self.g = clean(self.g)
 
     def load(self) -> None:
         """Copy parameters in: they are here already."""
@@ -93,7 +97,7 @@ class Leaf:
         arrays = {"p": self.p.detach(), "g": self.g, **({} if self.u is None else {"u": self.u}), **held}
         flat = flat or any(v.dtype is torch.uint8 for v in held.values())  # blocks are those of the flat tensor
         # A 0-d parameter stays one: nothing tells its slots from numbers.
-        order = _dense_order(self.p) if flat and reach < Reach.MATRIX and self.p.dim() > 0 else None
+        order = dense_order(self.p) if flat and reach < Reach.MATRIX and self.p.dim() > 0 else None
         if order is not None:
             shaped = {k for k, v in arrays.items() if v.shape == self.p.shape}
             if all(arrays[k].permute(order).is_contiguous() for k in shaped if k != "g"):
@@ -187,6 +191,9 @@ class Arena:
         if ascend:
             self._g.neg_()
 
+    def release(self) -> None:
+        self.u = None
+
     def each(self) -> list[Leaf]:
         for leaf, g in zip(self.leaves, self._g_views, strict=True):
             leaf.g = g
@@ -195,8 +202,8 @@ class Arena:
     def gradients(self) -> Tensor:
         return self._g
 
-    def replace_gradients(self, clean: Tensor) -> None:
-        self._g.copy_(clean)
+    def replace_gradients(self, clean: Callable[[Tensor], Tensor]) -> None:
+        self._g.copy_(clean(self._g))
 
     def load(self) -> None:
         self._copy_in(self._parameters, self._p, self._p_views)
@@ -256,7 +263,7 @@ def make_arenas(leaves: Sequence[Leaf], reach: Reach) -> list[Unit]:
             or (leaf.scattered and reach > Reach.ELEMENT)
             or any(v.dtype is torch.uint8 for v in leaf.state.values())
         )
-        if alone or not 0 < leaf.num_elements <= ARENA_MEMBER or _dense_order(leaf.p) is None:
+        if alone or not 0 < leaf.num_elements <= ARENA_MEMBER or dense_order(leaf.p) is None:
             units.append(leaf)
             continue
         kinds = tuple((k, v.dtype) for k, v in sorted(leaf.state.items()))
@@ -290,7 +297,7 @@ def _contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(reversed(strides))
 
 
-def _dense_order(p: Tensor) -> list[int] | None:
+def dense_order(p: Tensor) -> list[int] | None:
     """The order of dimensions in which a dense tensor is contiguous in memory, or None if it has gaps or overlaps."""
     strides = p.stride()
     order = sorted(range(p.dim()), key=lambda i: (-strides[i], i))
