@@ -118,7 +118,7 @@ def clip_by_norm(max_norm: Hyper) -> ClipByNorm:
 
 def clip_by_quantile(fraction: float = 0.1) -> ClipByQuantile:
     r"""Coordinate-wise clipping: the largest elements of each tensor, a share ``fraction`` of all, are clipped to the size of the
-    largest of the others (Pan & Li, arXiv:2306.00204, section 4; the share is open, 0.1 is among those it tries).
+    largest of the others (Pan & Li, arXiv:2306.00204, coordinate-wise clipping).
 
     Raises ValueError unless the share lies in [0, 1)."""
     if isinstance(fraction, bool) or not isinstance(fraction, int | float) or not 0 <= fraction < 1:

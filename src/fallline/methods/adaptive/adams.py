@@ -46,7 +46,7 @@ class ScaleByAdams(Transform):
     title="On the Overlooked Pitfalls of Weight Decay and How to Mitigate Them: A Gradient-Norm Perspective",
     arxiv="2011.11152",
     year=2020,
-    section="algorithm 3, stable weight decay",
+    section="AdamS, Adam with stable weight decay",
     notes="The mean is over all tensors, as in the authors' code, whose demonstration turns AMSGrad on; it is off here. Where the "
     "mean is zero nothing decays.",
     space={"lr": log(3e-4, 3e-1), "b1": one_minus_log(0.5, 0.99), "weight_decay": log(1e-6, 1e-2)},
@@ -55,7 +55,7 @@ def adams(lr: Hyper = 1e-3, b1: Hyper = 0.9, b2: Hyper = 0.999, eps: Hyper = 1e-
     return chain(ScaleByAdams(b1, b2, eps, weight_decay), descend(lr))
 
 
-@adams.claim("without decay it is Adam", where="algorithm 3")
+@adams.claim("without decay it is Adam", where="AdamS")
 def adam_without_decay(lab):
     grads = [lab.gradient(seed=t) for t in range(6)]
     ours, adam = (lab.follow(m, grads, lr=0.1, weight_decay=0.0)[-1] for m in (adams, lab.method("adam")))
@@ -64,7 +64,7 @@ def adam_without_decay(lab):
 
 @adams.claim(
     "the decay is divided by the root of the mean squared gradient, so that its strength is an L2 penalty's",
-    where="section 3",
+    where="stable weight decay",
 )
 def decays_like_the_gradient(lab):
     def decayed(method, scale):

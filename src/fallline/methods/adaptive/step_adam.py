@@ -39,10 +39,10 @@ class ScaleByFrozenAdam(Transform):
     title="STEP: Learning N:M Structured Sparsity Masks from Scratch with Precondition",
     arxiv="2302.01172",
     year=2023,
-    section="algorithm 1",
+    section="the two phases",
     notes="The second phase of the paper trains masked weights; masks belong to the model and are not here. The paper's rule that "
-    "finds the step of the switch by itself is not here either: freeze_at is a number of steps, in the paper between a tenth and "
-    "half of the budget.",
+    "finds the step of the switch by itself is not here either: freeze_at is a number of steps, which should be well past "
+    "1 / (1 - b2) and leave enough of the budget.",
     space={"lr": log(3e-4, 3e-1), "b1": one_minus_log(0.5, 0.99), "weight_decay": log(1e-4, 1.0)},
 )
 def step_adam(
@@ -57,14 +57,14 @@ def step_adam(
     return chain(ScaleByFrozenAdam(b1, b2, eps, freeze_at), decay(weight_decay), descend(lr))
 
 
-@step_adam.claim("the first phase is Adam", where="algorithm 1, phase 1")
+@step_adam.claim("the first phase is Adam", where="phase 1")
 def first_phase(lab):
     grads = [lab.gradient(seed=t) for t in range(6)]
     yield lab.equal(lab.follow(step_adam, grads, lr=0.1)[-1], lab.follow(lab.method("adam"), grads, lr=0.1)[-1])
 
 
 @step_adam.claim(
-    "in the second phase the step is linear in the gradient: a noisy one no longer enters the scale", where="section 4"
+    "in the second phase the step is linear in the gradient: a noisy one no longer enters the scale", where="phase 2"
 )
 def second_phase(lab):
     early = [lab.gradient(seed=t) for t in range(4)]

@@ -78,7 +78,7 @@ def one_inner_step(lab):
     yield lab.close(ours, lab.follow(lab.method("sgd"), grads, lr=0.1)[-1], rtol=1e-12)
 
 
-@entropy_sgd.claim("it leaves a sharp valley in which SGD stays, for the wide one around it", where="figure 1")
+@entropy_sgd.claim("it leaves a sharp valley in which SGD stays, for the wide one around it", where="abstract")
 def wide_valleys(lab):
     def loss(x):  # wide around 0, with a sharp valley at 1
         return (x.square() / 2 - 0.2 * (-((x - 1) / 0.05).square()).exp()).sum()

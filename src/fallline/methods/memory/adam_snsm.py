@@ -82,14 +82,14 @@ def memory(lab):
     yield lab.less(adam_snsm.state_bytes(), lab.method("adam").state_bytes() / 2)
 
 
-@adam_snsm.claim("with all directions in the subspace it is Subset-Norm Adam", where="section 4")
+@adam_snsm.claim("with all directions in the subspace it is Subset-Norm Adam", where="subspace-momentum")
 def whole_space(lab):
     grads = [lab.gradient(seed=t) for t in range(7)]
     ours = lab.follow(adam_snsm, grads, lr=0.1, density=1.0, gap=3)
     yield lab.close(ours[-1], lab.follow(lab.method("adam_sn"), grads, lr=0.1)[-1], rtol=1e-9)
 
 
-@adam_snsm.claim("across the subspace the step follows the present gradient alone", where="section 4")
+@adam_snsm.claim("across the subspace the step follows the present gradient alone", where="subspace-momentum")
 def no_memory_across(lab):
     g = lab.gradient()
     _, _, vh = torch.linalg.svd(g)

@@ -55,7 +55,7 @@ class ScaleByFrugal(Transform):
     title="FRUGAL: Memory-Efficient Optimization by Reducing State Overhead for Scalable Training",
     arxiv="2411.07837",
     year=2024,
-    section="algorithm 1, with AdamW and signSGD",
+    section="AdamW for the subspace, signSGD for the rest",
     notes="The paper's subspace may be of columns, blocks, random or singular directions; here it is of columns. State starts anew "
     "with the subspace. Both parts have one rate. The paper gives Adam all of the embeddings, norms and the last layer: give them "
     "a rule of their own in groups. Columns are drawn from the optimizer's seed and the parameter's name.",
@@ -75,20 +75,23 @@ def frugal(
     return chain(ScaleByFrugal(b1, b2, eps, density, gap), decay(weight_decay), descend(lr))
 
 
-@frugal.claim("the state of a matrix is the share density of Adam's", where="section 4")
+@frugal.claim("the state of a matrix is the share density of Adam's", where="abstract")
 def memory(lab):
     key = 8 / 256**2  # of the random stream
     for density in (0.125, 0.25):
         yield lab.close(frugal.state_bytes(density=density) - key, density * lab.method("adam").state_bytes())
 
 
-@frugal.claim("the step has full rank, whatever the density: all coordinates move", where="section 1")
+@frugal.claim("the step has full rank, whatever the density: all coordinates move", where="abstract")
 def full_rank(lab):
     step = lab.one_step(frugal, lr=0.1, density=0.25, eps=0.0)
     yield lab.equal(step, -0.1 * lab.gradient().sign())  # Adam's first step is one, too
 
 
-@frugal.claim("the second moment is one of a few columns at a time: on the others it is signSGD", where="algorithm 1")
+@frugal.claim(
+    "the second moment is one of a few columns at a time: on the others it is signSGD",
+    where="the split of the gradient",
+)
 def parts(lab):
     grads = [lab.gradient(seed=t) * 2.0**t for t in range(5)]
     path = lab.follow(frugal, grads, lr=0.1, gap=100)

@@ -76,7 +76,9 @@ def galore(
     return chain(ScaleByGalore(scale, b1, b2, 1e-6, density, gap), decay(weight_decay), descend(lr))
 
 
-@galore.claim("its state is that of two moments of m by r and a basis of n by r numbers", where="table 1")
+@galore.claim(
+    "its state is that of two moments of m by r and a basis of n by r numbers", where="the comparison of memory"
+)
 def memory(lab):
     for density in (0.25, 0.5):
         yield lab.close(galore.state_bytes(density=density), 4 * 3 * density)
@@ -84,7 +86,7 @@ def memory(lab):
 
 
 @galore.claim(
-    "a step has rank r at most and lies in the span of the gradient's first singular vectors", where="definition 3.4"
+    "a step has rank r at most and lies in the span of the gradient's first singular vectors", where="the projection"
 )
 def low_rank(lab):
     step = lab.one_step(galore, lr=0.1, density=0.5)
@@ -92,7 +94,7 @@ def low_rank(lab):
     yield lab.less(float((step @ vh[2:].mT).abs().max()), 1e-12)
 
 
-@galore.claim("with the full rank and one basis for all steps it is Adam in a rotated frame", where="section 3")
+@galore.claim("with the full rank and one basis for all steps it is Adam in a rotated frame", where="the projection")
 def rotated_adam(lab):
     grads = [lab.gradient(seed=t) for t in range(6)]
     _, _, vh = torch.linalg.svd(grads[0])

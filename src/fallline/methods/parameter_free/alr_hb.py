@@ -57,7 +57,7 @@ def alr_hb(lr: Hyper = 0.1, momentum: Hyper = 0.9, c: Hyper = 1.0, f_star: Hyper
     return chain(AlrHb(lr, momentum, c, f_star))
 
 
-@alr_hb.claim("without momentum it is Polyak's step", where="section 3")
+@alr_hb.claim("without momentum it is Polyak's step", where="abstract")
 def polyak_without_momentum(lab):
     def end(method, **hypers):
         return lab.minimise(method, lambda x: (lab.curvature() * x * x).sum(), 12, lr=1e9, c=1.0, **hypers)
@@ -67,7 +67,7 @@ def polyak_without_momentum(lab):
 
 @alr_hb.claim(
     "whatever the momentum, it needs no learning rate: an ill-conditioned problem is solved with the bound out of reach",
-    where="section 3",
+    where="abstract",
 )
 def no_rate(lab):
     def loss(x):

@@ -69,7 +69,7 @@ def psps(
     return chain(Psps(lr, c, f_star, b2, eps, preconditioner))
 
 
-@psps.claim("badly scaled coordinates, at which SPS fails, do not slow it down", where="section 4")
+@psps.claim("badly scaled coordinates, at which SPS fails, do not slow it down", where="abstract")
 def scales(lab):
     def fall(method, scale, **hypers):
         a = lab.curvature() * scale

@@ -29,7 +29,7 @@ def truncated_model(lr: Hyper = 1.0, f_star: Hyper = 0.0):
 
 
 @truncated_model.claim(
-    "a rate a thousand times too large does no harm where all examples can be fitted", where="section 3, adaptivity"
+    "a rate a thousand times too large does no harm where all examples can be fitted", where="abstract"
 )
 def large_rates(lab):
     def misfit(x):
@@ -45,9 +45,7 @@ def large_rates(lab):
     yield lab.less(0.1, end(lab.method("sgd"), 100.0))
 
 
-@truncated_model.claim(
-    "the step minimises the truncated model with its proximal term", where="equation for truncated models"
-)
+@truncated_model.claim("the step minimises the truncated model with its proximal term", where="truncated models")
 def minimises(lab):
     g, p = lab.gradient(), lab.start()
 

@@ -45,7 +45,7 @@ def _size(x):
     title="Adaptive Braking for Mitigating Gradient Delay",
     arxiv="2007.01397",
     year=2020,
-    section="algorithm 1",
+    section="the update",
     notes="The cosine is taken for each tensor; the paper also takes it for each filter. rho = 2 is recalled, not read.",
     space={"lr": log(1e-3, 3.0), "momentum": one_minus_log(0.5, 0.99), "rho": linear(0.0, 3.0)},
 )
@@ -53,14 +53,14 @@ def adaptive_braking(lr: Hyper = 0.1, momentum: Hyper = 0.9, rho: Hyper = 2.0, w
     return chain(add_l2(weight_decay), Brake(momentum, rho), descend(lr))
 
 
-@adaptive_braking.claim("with rho = 0 it is SGD with momentum", where="algorithm 1")
+@adaptive_braking.claim("with rho = 0 it is SGD with momentum", where="the update")
 def no_brake(lab):
     grads = [lab.gradient(seed=t) for t in range(6)]
     ours = lab.follow(adaptive_braking, grads, lr=0.1, rho=0.0)[-1]
     yield lab.close(ours, lab.follow(lab.method("sgd"), grads, lr=0.1, momentum=0.9)[-1], rtol=1e-12)
 
 
-@adaptive_braking.claim("it converges under a delay of gradients under which momentum diverges", where="section 4")
+@adaptive_braking.claim("it converges under a delay of gradients under which momentum diverges", where="abstract")
 def late_gradients(lab):
     def end(method):
         path = [lab.start()] * 5
