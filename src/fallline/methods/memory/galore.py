@@ -60,7 +60,7 @@ class ScaleByGalore(Transform):
     "when the basis changes, as in the authors' code; so that this means something, new vectors point the way of those before "
     "them. Dimensions after the first count as columns. The paper leaves embeddings "
     "and norms to AdamW: give them a rule of their own in groups.",
-    space={"lr": log(1e-3, 1.0), "scale": linear(0.1, 1.0)},
+    space={"lr": log(3e-3, 3.0), "scale": linear(0.1, 1.0)},
 )
 def galore(
     lr: Hyper = 1e-2,
