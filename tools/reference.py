@@ -1,4 +1,4 @@
-"""Write docs/methods/*.md, docs/reliability.md and the type stub of fallline.optim from the registries: ``make docs``.
+"""Write docs/methods/*.md, docs/links.md, docs/reliability.md and the type stub of fallline.optim from the registries: ``make docs``.
 
 A test checks that they are fresh.
 """
@@ -10,13 +10,14 @@ import re
 from pathlib import Path
 
 import fallline
+import fallline.transforms
 from fallline.core.method import Method
 from fallline.testing import CONTRACTS, PROMISES
 from fallline.testing.promises import ELSEWHERE
 
 ROOT = Path(__file__).parent.parent
 HOME, STUB = ROOT / "docs" / "methods", ROOT / "src" / "fallline" / "optim.pyi"
-RELIABILITY = ROOT / "docs" / "reliability.md"
+RELIABILITY, LINKS = ROOT / "docs" / "reliability.md", ROOT / "docs" / "links.md"
 
 
 def page(entry: Method) -> str:
@@ -59,6 +60,27 @@ def index() -> str:
     ]
     head = ["# Methods", "", "| method | family | idea | bytes of state | reach |", "| --- | --- | --- | --- | --- |"]
     return "\n".join([*head, *rows, "", "Written by `make docs` from the registry.", ""])
+
+
+def links() -> str:
+    """The page of all links."""
+    entries = []
+    for name in fallline.transforms.__all__:
+        made = getattr(fallline.transforms, name)
+        arguments = str(inspect.signature(made, eval_str=False)).partition(" ->")[0].replace("'", "")
+        entries += [f"## `{name}{arguments}`", "", _markdown(inspect.cleandoc(made.__doc__)), ""]
+    head = [
+        "# Links",
+        "",
+        "Steps from `fallline.transforms` that go into any chain, before, after or around a method:",
+        "",
+        "```python",
+        "chain(clip_by_global_norm(1.0), adamw(lr=3e-4), average_ema(0.999))",
+        "chain(add_noise(0.01), masked(clip_by_unit_norm(), lambda p: p.dim() > 1), sgd(lr=0.1, momentum=0.9))",
+        "```",
+        "",
+    ]
+    return "\n".join([*head, *entries, "Written by `make docs` from `fallline.transforms`.", ""])
 
 
 def reliability() -> str:
@@ -147,7 +169,7 @@ def _type(entry: Method, argument: inspect.Parameter) -> str:
 def pages() -> dict[Path, str]:
     """Every generated file by path."""
     written = {HOME / f"{name}.md": page(m) for name, m in fallline.METHODS.items()}
-    return written | {HOME / "README.md": index(), RELIABILITY: reliability(), STUB: stub()}
+    return written | {HOME / "README.md": index(), RELIABILITY: reliability(), LINKS: links(), STUB: stub()}
 
 
 if __name__ == "__main__":

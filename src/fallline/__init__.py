@@ -16,6 +16,7 @@ __version__ = "0.1.0"
 _HOME = {
     "Optimizer": "fallline.core.optimizer",
     "averaged": "fallline.core.averaging",
+    "Snapshots": "fallline.core.snapshots",
     "Transform": "fallline.core.transform",
     "transform": "fallline.core.transform",
     "chain": "fallline.core.transform",
@@ -38,6 +39,7 @@ __all__ = [
     "Hyper",
     "Optimizer",
     "Reach",
+    "Snapshots",
     "State",
     "Transform",
     "averaged",
@@ -66,6 +68,7 @@ if TYPE_CHECKING:
     from fallline.core.groups import groups
     from fallline.core.method import METHODS, method
     from fallline.core.optimizer import Optimizer
+    from fallline.core.snapshots import Snapshots
     from fallline.core.transform import Transform, chain, transform, zeros
     from fallline.core.types import At, Hyper, Reach, State
 

@@ -53,6 +53,24 @@ class ADOPT(DropIn):
         seed: int = ...,
     ) -> None: ...
 
+class ALRHB(DropIn):
+    def __init__(
+        self,
+        params: Any,
+        lr: Hyper = ...,
+        momentum: Hyper = ...,
+        c: Hyper = ...,
+        f_star: Hyper = ...,
+        *,
+        maximize: bool = ...,
+        fuse: Fuse = ...,
+        nonfinite: Policy = ...,
+        patience: int = ...,
+        state_format: str = ...,
+        rounding: Rounding = ...,
+        seed: int = ...,
+    ) -> None: ...
+
 class ALRSMAG(DropIn):
     def __init__(
         self,
@@ -306,6 +324,7 @@ class AdamMini(DropIn):
         betas: tuple[Hyper, Hyper] = ...,
         eps: Hyper = ...,
         weight_decay: Hyper = ...,
+        num_heads: int = ...,
         *,
         maximize: bool = ...,
         fuse: Fuse = ...,
@@ -336,6 +355,24 @@ class AdamP(DropIn):
         seed: int = ...,
     ) -> None: ...
 
+class AdamS(DropIn):
+    def __init__(
+        self,
+        params: Any,
+        lr: Hyper = ...,
+        betas: tuple[Hyper, Hyper] = ...,
+        eps: Hyper = ...,
+        weight_decay: Hyper = ...,
+        *,
+        maximize: bool = ...,
+        fuse: Fuse = ...,
+        nonfinite: Policy = ...,
+        patience: int = ...,
+        state_format: str = ...,
+        rounding: Rounding = ...,
+        seed: int = ...,
+    ) -> None: ...
+
 class AdamSN(DropIn):
     def __init__(
         self,
@@ -344,6 +381,26 @@ class AdamSN(DropIn):
         betas: tuple[Hyper, Hyper] = ...,
         eps: Hyper = ...,
         weight_decay: Hyper = ...,
+        *,
+        maximize: bool = ...,
+        fuse: Fuse = ...,
+        nonfinite: Policy = ...,
+        patience: int = ...,
+        state_format: str = ...,
+        rounding: Rounding = ...,
+        seed: int = ...,
+    ) -> None: ...
+
+class AdamSNSM(DropIn):
+    def __init__(
+        self,
+        params: Any,
+        lr: Hyper = ...,
+        betas: tuple[Hyper, Hyper] = ...,
+        eps: Hyper = ...,
+        weight_decay: Hyper = ...,
+        density: float = ...,
+        gap: int = ...,
         *,
         maximize: bool = ...,
         fuse: Fuse = ...,
@@ -400,6 +457,24 @@ class Adan(DropIn):
         eps: Hyper = ...,
         weight_decay: Hyper = ...,
         proximal: bool = ...,
+        *,
+        maximize: bool = ...,
+        fuse: Fuse = ...,
+        nonfinite: Policy = ...,
+        patience: int = ...,
+        state_format: str = ...,
+        rounding: Rounding = ...,
+        seed: int = ...,
+    ) -> None: ...
+
+class AdaptiveBraking(DropIn):
+    def __init__(
+        self,
+        params: Any,
+        lr: Hyper = ...,
+        momentum: Hyper = ...,
+        rho: Hyper = ...,
+        weight_decay: Hyper = ...,
         *,
         maximize: bool = ...,
         fuse: Fuse = ...,
@@ -517,6 +592,27 @@ class EFSignSGD(DropIn):
         seed: int = ...,
     ) -> None: ...
 
+class EntropySGD(DropIn):
+    def __init__(
+        self,
+        params: Any,
+        lr: Hyper = ...,
+        gamma: Hyper = ...,
+        outer: Hyper = ...,
+        b1: Hyper = ...,
+        eps: Hyper = ...,
+        weight_decay: Hyper = ...,
+        num_inner: int = ...,
+        *,
+        maximize: bool = ...,
+        fuse: Fuse = ...,
+        nonfinite: Policy = ...,
+        patience: int = ...,
+        state_format: str = ...,
+        rounding: Rounding = ...,
+        seed: int = ...,
+    ) -> None: ...
+
 class FAdam(DropIn):
     def __init__(
         self,
@@ -527,6 +623,46 @@ class FAdam(DropIn):
         eps2: Hyper = ...,
         weight_decay: Hyper = ...,
         max_rms: Hyper = ...,
+        *,
+        maximize: bool = ...,
+        fuse: Fuse = ...,
+        nonfinite: Policy = ...,
+        patience: int = ...,
+        state_format: str = ...,
+        rounding: Rounding = ...,
+        seed: int = ...,
+    ) -> None: ...
+
+class FRUGAL(DropIn):
+    def __init__(
+        self,
+        params: Any,
+        lr: Hyper = ...,
+        betas: tuple[Hyper, Hyper] = ...,
+        eps: Hyper = ...,
+        weight_decay: Hyper = ...,
+        density: float = ...,
+        gap: int = ...,
+        *,
+        maximize: bool = ...,
+        fuse: Fuse = ...,
+        nonfinite: Policy = ...,
+        patience: int = ...,
+        state_format: str = ...,
+        rounding: Rounding = ...,
+        seed: int = ...,
+    ) -> None: ...
+
+class GaLore(DropIn):
+    def __init__(
+        self,
+        params: Any,
+        lr: Hyper = ...,
+        betas: tuple[Hyper, Hyper] = ...,
+        scale: Hyper = ...,
+        weight_decay: Hyper = ...,
+        density: float = ...,
+        gap: int = ...,
         *,
         maximize: bool = ...,
         fuse: Fuse = ...,
@@ -842,6 +978,26 @@ class OptAMSGrad(DropIn):
         seed: int = ...,
     ) -> None: ...
 
+class PSPS(DropIn):
+    def __init__(
+        self,
+        params: Any,
+        lr: Hyper = ...,
+        c: Hyper = ...,
+        f_star: Hyper = ...,
+        b2: Hyper = ...,
+        eps: Hyper = ...,
+        preconditioner: str = ...,
+        *,
+        maximize: bool = ...,
+        fuse: Fuse = ...,
+        nonfinite: Policy = ...,
+        patience: int = ...,
+        state_format: str = ...,
+        rounding: Rounding = ...,
+        seed: int = ...,
+    ) -> None: ...
+
 class Prodigy(DropIn):
     def __init__(
         self,
@@ -1010,6 +1166,25 @@ class SPS(DropIn):
         seed: int = ...,
     ) -> None: ...
 
+class STEP(DropIn):
+    def __init__(
+        self,
+        params: Any,
+        lr: Hyper = ...,
+        betas: tuple[Hyper, Hyper] = ...,
+        eps: Hyper = ...,
+        weight_decay: Hyper = ...,
+        freeze_at: int = ...,
+        *,
+        maximize: bool = ...,
+        fuse: Fuse = ...,
+        nonfinite: Policy = ...,
+        patience: int = ...,
+        state_format: str = ...,
+        rounding: Rounding = ...,
+        seed: int = ...,
+    ) -> None: ...
+
 class SWA(DropIn):
     def __init__(
         self,
@@ -1123,6 +1298,22 @@ class SteepestDescent(DropIn):
         weight_decay: Hyper = ...,
         norm: str = ...,
         scaled: bool = ...,
+        *,
+        maximize: bool = ...,
+        fuse: Fuse = ...,
+        nonfinite: Policy = ...,
+        patience: int = ...,
+        state_format: str = ...,
+        rounding: Rounding = ...,
+        seed: int = ...,
+    ) -> None: ...
+
+class TruncatedModel(DropIn):
+    def __init__(
+        self,
+        params: Any,
+        lr: Hyper = ...,
+        f_star: Hyper = ...,
         *,
         maximize: bool = ...,
         fuse: Fuse = ...,

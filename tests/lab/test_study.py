@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from fallline import METHODS
 from fallline.core.errors import FalllineError
 from fallline.lab import Event, load_study, make_spec, run_study, write_results
 from fallline.lab.store import Store
@@ -202,6 +203,8 @@ def test_one_study_one_process(tmp_path):
     [
         (lambda: make_spec([], ["lion"]), r"No task was given"),
         (lambda: make_spec(["digits-mlp"], ["lionn"]), r"Unknown method 'lionn'\. Did you mean lion"),
+        (lambda: make_spec(["digits-mlp"], ["adaptiv"]), r"Unknown method 'adaptiv'\. Did you mean adaptive"),
+        (lambda: make_spec(["digits-mlp"], ["all-frist-order"]), r"Did you mean all-first-order"),
         (lambda: make_spec(["digits-mlp"], ["lion"], "quik"), r"Unknown budget 'quik'\. Did you mean quick"),
         (lambda: make_spec(["digits-mlp"], ["lion"], num_seeds=0), r"0 seeds cannot be run"),
         (
@@ -240,3 +243,16 @@ def test_the_files_hold_every_run(tmp_path):
     assert json.loads((tmp_path / "results.json").read_text()) == results
     assert len((tmp_path / "runs.csv").read_text().splitlines()) == 1 + 33
     assert len((tmp_path / "summary.csv").read_text().splitlines()) == 1 + 3
+
+
+def test_sets_of_methods_stand_for_their_members():
+    signs = [name for name, m in METHODS.items() if m.family == "sign"]
+    assert make_spec(["digits-mlp"], ["sign"]).methods == ("adamw", "nesterov", *signs)
+    assert make_spec(["digits-mlp"], ["lion", " all-sign", "sgd"]).methods == (
+        "adamw", "nesterov", "lion", *[s for s in signs if s != "lion"], "sgd",
+    )  # fmt: skip
+    assert make_spec(["digits-mlp"], ["sgd"]).methods == ("adamw", "nesterov", "sgd"), "the method, not the family"
+    assert "gravity" in make_spec(["digits-mlp"], ["all-sgd"]).methods
+    assert set(make_spec(["digits-mlp"], ["all"]).methods) == set(METHODS)
+    first_order = {name for name, m in METHODS.items() if m.family != "second_order"}
+    assert set(make_spec(["digits-mlp"], ["all-first-order"]).methods) == first_order

@@ -82,7 +82,8 @@ def compare(
     tasks
         One or more of `fallline tasks`, or your own: `my_module:make_task` or `path/to/file.py:make_task`.
     methods
-        Methods to compare, separated by commas; `all` takes every one. Tuned AdamW and Nesterov are always included.
+        Methods to compare, separated by commas; `all` and `all-first-order` take every one, a family as `adaptive` (or
+        `all-sgd`, where a method has the family's name) its members. Tuned AdamW and Nesterov are always included.
     budget
         quick: 8 trials a method at 30 % of the steps; standard: 16; thorough: 32, both at all steps.
     seeds

@@ -141,7 +141,7 @@ def _run(
         unit.want_update()
     for arrays, batched in unit.arrays(segment.reach, batch.flat, segment.slots):
         mine = segment.touched(arrays)
-        if batch.compiled and mine["p"].numel() > 1 and (batched or _compilable(mine, segment)):
+        if batch.compiled and segment.compiles and mine["p"].numel() > 1 and (batched or _compilable(mine, segment)):
             Kernel.of(segment, mine, numbers, batched)(mine, numbers, hypers, memo)
         else:
             _eager(segment, mine, numbers, batched)

@@ -11,7 +11,7 @@ from torch import nn
 from fallline.core.errors import InvalidTypeError, InvalidValueError, nearest
 from fallline.core.transform import Chain
 
-__all__ = ["groups"]
+__all__ = ["groups", "matches"]
 
 
 def groups(model: nn.Module, rules: Mapping[str, Chain]) -> list[dict[str, Any]]:
@@ -30,7 +30,7 @@ def groups(model: nn.Module, rules: Mapping[str, Chain]) -> list[dict[str, Any]]
     names = []
     for name, parameter in model.named_parameters():
         names.append(name)
-        home = next((pattern for pattern in rules if _matches(name, pattern)), None)
+        home = next((pattern for pattern in rules if matches(name, pattern)), None)
         if home is None:
             raise InvalidValueError(
                 f"Parameter {name!r} (shape {tuple(parameter.shape)}) matches none of the patterns {list(rules)}. Every "
@@ -41,9 +41,7 @@ def groups(model: nn.Module, rules: Mapping[str, Chain]) -> list[dict[str, Any]]
         if not members:
             close = nearest(pattern.strip("*"), names) or names[:3]
             why = (
-                "earlier patterns take all it matches"
-                if any(_matches(n, pattern) for n in names)
-                else "no name matches"
+                "earlier patterns take all it matches" if any(matches(n, pattern) for n in names) else "no name matches"
             )
             raise InvalidValueError(
                 f"Pattern {pattern!r} has no parameters: {why}. Expected at least one, such as {', '.join(close)}. "
@@ -52,5 +50,6 @@ def groups(model: nn.Module, rules: Mapping[str, Chain]) -> list[dict[str, Any]]
     return [{"params": members, "chain": rules[pattern]} for pattern, members in found.items()]
 
 
-def _matches(name: str, pattern: str) -> bool:
+def matches(name: str, pattern: str) -> bool:
+    """Whether a parameter's name matches one of the globs of a pattern."""
     return any(fnmatchcase(name, glob.strip()) for glob in pattern.split("|"))

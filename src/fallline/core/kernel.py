@@ -66,6 +66,11 @@ class Segment:
         return max(reaches, default=Reach.ELEMENT)
 
     @cached_property
+    def compiles(self) -> bool:
+        """Whether it may be compiled."""
+        return all(step.compiles for _, step in self.named)
+
+    @cached_property
     def slots(self) -> dict[str, bool]:
         """Names of its slots, and whether they have a sign."""
         return {f"{key}.{slot}": slot not in step.nonnegative for key, step in self.named for slot in step.slots}

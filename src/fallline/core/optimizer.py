@@ -61,7 +61,8 @@ class Optimizer(torch.optim.Optimizer):
             more; Dettmers et al. 2022, arXiv:2110.02861). Methods compute in float32 all the same.
         rounding: how bfloat16 and float16 parameters take small updates: ``"kahan"`` keeps what was rounded off in one more
             tensor of their dtype, ``"stochastic"`` is right on average, ``"nearest"`` loses them.
-        seed: of the random numbers of rounding; they depend on it, the parameter's name and the step, and on nothing else.
+        seed: of the random numbers of rounding and of steps that draw some (``add_noise``); they depend on it, the parameter's
+            name and the step, and on nothing else.
 
     Parameters may be DTensors (FSDP2, tensor parallel): they step as if they were whole, and their state is laid out over
     ranks as they are.

@@ -15,7 +15,7 @@ from torch import Tensor
 from fallline.core.errors import InvalidTypeError, unknown
 from fallline.core.formats import FORMATS, Blockwise, Format
 from fallline.core.rounding import ROUNDED, kahan, random_bits, stochastic, stream_key
-from fallline.core.transform import Transform, named_steps
+from fallline.core.transform import FromSite, Site, Transform, named_steps
 from fallline.core.types import State
 
 __all__ = ["Rounding", "Storage", "compute_dtype"]
@@ -65,11 +65,13 @@ class Storage:
         state: State = {}
         for key, step in named_steps(steps):
             for slot, init in step.slots.items():
-                state.update(self._created(f"{key}.{slot}", init(step, like), slot not in step.nonnegative))
+                site = Site(name, f"{key}.{slot}", self.seed)
+                value = init.make(step, like, site) if isinstance(init, FromSite) else init(step, like)
+                state.update(self._created(site.slot, value, slot not in step.nonnegative))
         half = p.dtype in ROUNDED
         if half and self.rounding == "kahan":
             state["compensation"] = torch.zeros_like(p, requires_grad=False)
-        coded = self.format != "float32" and any(v.dtype != like.dtype for v in state.values())
+        coded = self.format != "float32" and any(v.dim() and v.dtype != like.dtype for v in state.values())
         if coded or (half and self.rounding == "stochastic"):
             state["stream"] = torch.tensor(stream_key(self.seed, name), device=p.device)
         return state

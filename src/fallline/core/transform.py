@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
-from typing import Any, ClassVar, TypeVar, dataclass_transform
+from typing import Any, ClassVar, NamedTuple, TypeVar, dataclass_transform
 
 import torch
 from torch import Tensor
@@ -19,10 +19,28 @@ from fallline.core.errors import InvalidTypeError, InvalidValueError, unknown
 from fallline.core.hyper import Domain, check_hyper, domain_of
 from fallline.core.types import At, Hyper, Reach, State
 
-__all__ = ["Chain", "Init", "Transform", "chain", "scalars", "transform", "zeros"]
+__all__ = ["Chain", "FromSite", "Init", "Site", "Transform", "chain", "scalars", "transform", "zeros"]
 
 Init = Callable[[Any, Tensor], Tensor]
 """Creates a slot: (the transform, the parameter in compute precision) -> tensor."""
+
+
+class Site(NamedTuple):
+    """Where a slot stands: the parameter's name, the slot's (``adam.m``), and the seed of the optimizer."""
+
+    name: str
+    slot: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class FromSite:
+    """An ``Init`` that depends on where the slot stands, too: (the transform, the parameter, the site) -> tensor."""
+
+    make: Callable[[Any, Tensor, Site], Tensor]
+
+    def __call__(self, step: Any, p: Tensor) -> Tensor:
+        return self.make(step, p, Site("", "", 0))
 
 
 class Transform:
@@ -33,6 +51,7 @@ class Transform:
     nonnegative: ClassVar[frozenset[str]] = frozenset()  # slots that are never below zero; 8-bit storage reads it
     needs: ClassVar[frozenset[str]] = frozenset()
     domains: ClassVar[Mapping[str, Domain]] = {}
+    compiles: ClassVar[bool] = True  # false where most steps skip dear work, which compiled ones would do all the same
     _hypers: ClassVar[tuple[str, ...]] = ()
     _statics: ClassVar[tuple[str, ...]] = ()
 
@@ -51,6 +70,7 @@ class Transform:
 
 
 T = TypeVar("T", bound=Transform)
+Step = TypeVar("Step", Transform, type[Transform])
 
 
 @dataclass_transform(frozen_default=True)
@@ -181,9 +201,9 @@ def chain(*parts: Transform | Chain) -> Chain:
     return Chain(parts)
 
 
-def step_name(step: Transform) -> str:
+def step_name(step: Transform | type[Transform]) -> str:
     """The prefix of a step's state keys: ScaleByAdam -> adam, ClipByGlobalNorm -> clip_by_global_norm."""
-    return _snake(type(step).__name__)
+    return _snake((step if isinstance(step, type) else type(step)).__name__)
 
 
 @cache
@@ -192,7 +212,7 @@ def _snake(name: str) -> str:
     return words.removeprefix("scale_by_")
 
 
-def named_steps(steps: Iterable[Transform]) -> list[tuple[str, Transform]]:
+def named_steps(steps: Iterable[Step]) -> list[tuple[str, Step]]:
     """Steps with the prefix of their state keys; a repeated step is numbered: trace, trace_2."""
     seen: dict[str, int] = {}
     named = []

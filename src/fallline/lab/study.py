@@ -28,10 +28,13 @@ from fallline.lab.store import Store, check_writable, now
 from fallline.lab.workers import Workers
 from fallline.tasks import Task, load
 
-__all__ = ["BASELINES", "Event", "Interrupted", "StudySpec", "load_study", "make_spec", "run_study"]
+__all__ = ["BASELINES", "Event", "Interrupted", "StudySpec", "expand", "load_study", "make_spec", "run_study"]
 
 BASELINES = ("adamw", "nesterov")
 """Tuned like all others and always part of a study, so that no method is compared with an untuned baseline."""
+
+_HIGHER_ORDER = frozenset({"second_order"})
+"""Families whose methods take second derivatives."""
 
 TUNING_SEED = 0
 """The seed of all trials; the fresh seeds 1, 2, ... never include it."""
@@ -110,7 +113,8 @@ def make_spec(
 ) -> StudySpec:
     """A validated specification: baselines added, names and ranges checked, the number of seeds chosen if not given.
 
-    ``methods`` may be ``["all"]``. Raises FalllineError or ValueError with the nearest known names.
+    ``methods`` holds names of methods and of sets of them, as ``expand`` takes them. Raises FalllineError or ValueError with
+    the nearest known names.
     """
     if not tasks:
         raise FalllineError(
@@ -118,10 +122,7 @@ def make_spec(
         )
     if budget not in design.BUDGETS:
         raise unknown("budget", budget, design.BUDGETS)
-    named = list(METHODS) if list(methods) == ["all"] else [m.strip() for m in methods if m.strip()]
-    for name in named:
-        METHODS[name]
-    chosen = tuple(dict.fromkeys([*BASELINES, *named]))
+    chosen = tuple(dict.fromkeys([*BASELINES, *expand(methods)]))
     if num_seeds is not None and num_seeds < 1:
         raise FalllineError(
             f"{num_seeds} seeds cannot be run. Expected at least 1; a proof needs 6 or more. Pass --seeds 7."
@@ -138,6 +139,26 @@ def make_spec(
             _check_range(method, name, text, design.BUDGETS[budget].num_tuned)
     seeds = num_seeds or default_num_seeds(len(chosen))
     return StudySpec(tuple(dict.fromkeys(tasks)), chosen, budget, seeds, spaces)
+
+
+def expand(names: Sequence[str]) -> list[str]:
+    """Methods by name. ``all`` stands for every one, ``all-first-order`` for those that take no second derivatives,
+    ``all-adaptive`` or ``adaptive`` for a family; a method goes before a family that is called like it."""
+    families: dict[str, list[str]] = {}
+    for name, entry in METHODS.items():
+        families.setdefault(entry.family, []).append(name)
+    sets = {
+        "all": list(METHODS),
+        "all-first-order": [m for f, ms in families.items() if f not in _HIGHER_ORDER for m in ms],
+    }
+    sets.update({f"all-{family}": members for family, members in families.items()})
+    sets.update({family: members for family, members in families.items() if family not in METHODS})
+    found: list[str] = []
+    for name in filter(None, map(str.strip, names)):
+        if name not in sets and name not in METHODS:
+            raise unknown("method", name, [*METHODS, *sets])
+        found += sets.get(name, [name])
+    return list(dict.fromkeys(found))
 
 
 def _check_range(method: str, name: str, text: str, num_tuned: int) -> None:

@@ -3,13 +3,24 @@
 from fallline.transforms.average import average, average_ema
 from fallline.transforms.cautious import cautious
 from fallline.transforms.centralise import centralise
-from fallline.transforms.clip import clip_by_global_norm, clip_by_norm, clip_by_rms, clip_by_unit_norm, clip_by_value
+from fallline.transforms.clip import (
+    clip_by_global_norm,
+    clip_by_norm,
+    clip_by_quantile,
+    clip_by_rms,
+    clip_by_unit_norm,
+    clip_by_value,
+)
 from fallline.transforms.decay import add_l2, decay, proximal_decay
 from fallline.transforms.descend import descend
 from fallline.transforms.feedback import compress_to_signs
+from fallline.transforms.gate import every, masked, switch
+from fallline.transforms.median import track_median
 from fallline.transforms.momentum import momentum
+from fallline.transforms.noise import add_noise
 from fallline.transforms.predict import predict
 from fallline.transforms.radial import project_radial
+from fallline.transforms.robust import median_of_means, winsorised_mean
 from fallline.transforms.schedule_free import schedule_free
 from fallline.transforms.slow_weights import slow_weights
 from fallline.transforms.steepest import sign, steepest
@@ -17,18 +28,23 @@ from fallline.transforms.trust import trust
 
 __all__ = [
     "add_l2",
+    "add_noise",
     "average",
     "average_ema",
     "cautious",
     "centralise",
     "clip_by_global_norm",
     "clip_by_norm",
+    "clip_by_quantile",
     "clip_by_rms",
     "clip_by_unit_norm",
     "clip_by_value",
     "compress_to_signs",
     "decay",
     "descend",
+    "every",
+    "masked",
+    "median_of_means",
     "momentum",
     "predict",
     "project_radial",
@@ -37,5 +53,8 @@ __all__ = [
     "sign",
     "slow_weights",
     "steepest",
+    "switch",
+    "track_median",
     "trust",
+    "winsorised_mean",
 ]

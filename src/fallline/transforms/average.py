@@ -69,8 +69,9 @@ def average_ema(decay: Hyper = 0.999) -> AverageEma:
 
 
 def whole(owner: str, name: str, value: object) -> None:
-    """Raise unless a count of steps is a whole number from 1."""
+    """Raise unless a count is a whole number from 1."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        what = "" if name.startswith("num_") else " of steps"
         raise InvalidValueError(
-            f"{owner} got {name}={value!r}. Expected a whole number of steps, at least 1. Write for example {name}=5."
+            f"{owner} got {name}={value!r}. Expected a whole number{what}, at least 1. Write for example {name}=5."
         )

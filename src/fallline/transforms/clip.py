@@ -1,10 +1,11 @@
-"""Clipping: by value, by the norm or root mean square of a tensor, by the norm of all, or relative to a tensor's units."""
+"""Clipping: by value, of the largest elements, by the norm or root mean square of a tensor, by the norm of all, or relative to a tensor's units."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
+from fallline.core.errors import InvalidValueError
 from fallline.core.hyper import Domain
 from fallline.core.transform import Transform, transform
 from fallline.core.types import At, Hyper, Reach, State
@@ -12,11 +13,13 @@ from fallline.core.types import At, Hyper, Reach, State
 __all__ = [
     "ClipByGlobalNorm",
     "ClipByNorm",
+    "ClipByQuantile",
     "ClipByRms",
     "ClipByUnitNorm",
     "ClipByValue",
     "clip_by_global_norm",
     "clip_by_norm",
+    "clip_by_quantile",
     "clip_by_rms",
     "clip_by_unit_norm",
     "clip_by_value",
@@ -50,6 +53,21 @@ class ClipByNorm(Transform):
 
     def update(self, u: Tensor, at: At) -> tuple[Tensor, State]:
         return u * (self.max_norm / (u.norm() + 1e-6)).clamp(max=1.0), {}
+
+
+@transform
+class ClipByQuantile(Transform):
+    """u <- clip(u, -c, c), per tensor, c the size of the largest element that is not clipped; the share ``fraction`` is"""
+
+    fraction: float = 0.1
+    reach = Reach.MATRIX  # how many elements that is belongs to a shape
+
+    def update(self, u: Tensor, at: At) -> tuple[Tensor, State]:
+        count = int(self.fraction * u.numel())
+        if count == 0:
+            return u, {}
+        limit = u.abs().flatten().topk(count + 1).values[-1]
+        return torch.maximum(torch.minimum(u, limit), -limit), {}
 
 
 @transform
@@ -96,6 +114,19 @@ def clip_by_global_norm(max_norm: Hyper) -> ClipByGlobalNorm:
 def clip_by_norm(max_norm: Hyper) -> ClipByNorm:
     r"""Scale each tensor's update so that its norm is at most ``max_norm``."""
     return ClipByNorm(max_norm)
+
+
+def clip_by_quantile(fraction: float = 0.1) -> ClipByQuantile:
+    r"""Coordinate-wise clipping: the largest elements of each tensor, a share ``fraction`` of all, are clipped to the size of the
+    largest of the others (Pan & Li, arXiv:2306.00204, coordinate-wise clipping).
+
+    Raises ValueError unless the share lies in [0, 1)."""
+    if isinstance(fraction, bool) or not isinstance(fraction, int | float) or not 0 <= fraction < 1:
+        raise InvalidValueError(
+            f"clip_by_quantile() got fraction={fraction!r}. Expected a share of the elements in [0, 1). Write for example "
+            f"clip_by_quantile(0.1)."
+        )
+    return ClipByQuantile(fraction)
 
 
 def clip_by_unit_norm(clipping: Hyper = 0.01, eps: Hyper = 1e-3) -> ClipByUnitNorm:

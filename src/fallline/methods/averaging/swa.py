@@ -3,7 +3,7 @@ r"""SWA: from some step on, the equal average of an iterate every so often.
 .. math:: x_n = x_{n-1} + \frac{1}{n} (p_{s + (n - 1) c} - x_{n-1}), \qquad n = 1, 2, \dots
 
 for SGD with momentum and a rate that stays high or cycles, ``start`` being s and ``every`` c. ``fallline.averaged(optimizer)``
-evaluates at x; batch normalisation needs ``torch.optim.swa_utils.update_bn`` there.
+evaluates at x; with batch normalisation, ``fallline.averaged(optimizer, model, batches)``.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fallline.core.method import Method
 from fallline.core.optimizer import Optimizer
-from fallline.core.transform import named_steps
+from fallline.core.transform import FromSite, Site, named_steps
 from fallline.core.types import At, Reach
 from fallline.testing.check import contract
 from fallline.testing.harness import (
@@ -330,10 +330,10 @@ def mixed_dtypes_equal_separate_runs(method: Method) -> None:
         return  # a sum over all tensors is meant to couple them
     dtypes = (torch.float32, *half_dtypes(), torch.float64)
     together = [parameters(((4, 3),), d)[0] for d in dtypes]
-    _step_fixed(build(method, together), together)
+    _step_fixed(build(method, [(str(d), p) for d, p in zip(dtypes, together, strict=True)]), together)
     for p, d in zip(together, dtypes, strict=True):
         alone = parameters(((4, 3),), d)
-        _step_fixed(build(method, alone), alone)
+        _step_fixed(build(method, [(str(d), alone[0])]), alone)
         assert same([p.detach()], [alone[0].detach()]), f"{d} differs when it shares a group"
 
 
@@ -351,7 +351,14 @@ def _by_hand(method: Method, params: list[Tensor], grads: list[list[Tensor]]) ->
     """Where a plain loop over the chain's pure functions leads; it knows nothing of the executor."""
     plain = [p.detach().clone() for p in params]
     steps = named_steps(tuned(method).steps)
-    slots = [{(k, s): init(step, p) for k, step in steps for s, init in step.slots.items()} for p in plain]
+    slots = [
+        {
+            (k, s): _created(init, step, p, Site(f"parameter {i} of group 0", f"{k}.{s}", 0))
+            for k, step in steps
+            for s, init in step.slots.items()
+        }
+        for i, p in enumerate(plain)
+    ]
     for t, gs in enumerate(grads, 1):
         loss = a_loss(plain, gs)
         ats = [At(p, g, t, loss) for p, g in zip(plain, gs, strict=True)]
@@ -368,6 +375,11 @@ def _by_hand(method: Method, params: list[Tensor], grads: list[list[Tensor]]) ->
                 slots[i].update({(k, s): value for s, value in new.items()})
         plain = [p - u for p, u in zip(plain, updates, strict=True)]
     return plain
+
+
+def _created(init: Any, step: Any, p: Tensor, site: Site) -> Tensor:
+    value: Tensor = init.make(step, p, site) if isinstance(init, FromSite) else init(step, p)
+    return value
 
 
 @contract(7, scope="each")

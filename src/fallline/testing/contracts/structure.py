@@ -19,7 +19,7 @@ from fallline.testing.harness import build, drive, feed, gradients, lr_of, nothi
 def missing_gradients_are_skipped(method: Method) -> None:
     """A parameter without gradient stays and does not age; its first gradient later is its first step."""
     params = parameters(((4, 3), (5,)), torch.float64)
-    optimizer = build(method, params)
+    optimizer = build(method, list(zip("ab", params, strict=True)))
     start = params[1].detach().clone()
     for t in (1, 2):
         params[0].grad, params[1].grad = gradients(params, t)[0], None
@@ -30,7 +30,7 @@ def missing_gradients_are_skipped(method: Method) -> None:
     if method.reach == Reach.GROUP:
         return
     fresh = [nn.Parameter(start.clone())]
-    late = build(method, fresh)
+    late = build(method, [("b", fresh[0])])
     fresh[0].grad = gradients(params, 3)[1]
     late.step()
     assert same([params[1].detach()], [fresh[0].detach()]), "a late first gradient is not a first step"
@@ -53,7 +53,7 @@ def frozen_parameters_start_late(method: Method) -> None:
     """A parameter frozen at construction stays; switched on later, it starts at its first step."""
     a, b = parameters(((4, 3), (5,)), torch.float64)
     b.requires_grad_(False)
-    optimizer = build(method, [a, b])
+    optimizer = build(method, [("a", a), ("b", b)])
     start = b.detach().clone()
     for t in (1, 2):
         a.grad = gradients([a], t)[0]
@@ -63,7 +63,7 @@ def frozen_parameters_start_late(method: Method) -> None:
     a.grad, b.grad = None, gradients([b], 3)[0]
     optimizer.step()
     fresh = nn.Parameter(start)
-    alone = build(method, [fresh])
+    alone = build(method, [("b", fresh)])
     fresh.grad = gradients([b], 3)[0]
     alone.step()
     assert same([b.detach()], [fresh.detach()]), "a thawed parameter's first step is not a first step"
@@ -171,7 +171,7 @@ def tied_parameters_step_once(method: Method) -> None:
     first, second = nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False)
     first.weight = second.weight = parameters(((4, 4),))[0]
     single = parameters(((4, 4),))[0]
-    tied, alone = build(method, nn.Sequential(first, second)), build(method, [single])
+    tied, alone = build(method, nn.Sequential(first, second)), build(method, [("0.weight", single)])
     first.weight.grad, single.grad = gradients([single], 1)[0], gradients([single], 1)[0]
     tied.step()
     alone.step()
@@ -218,8 +218,8 @@ def two_groups_equal_two_optimizers(method: Method) -> None:
         return  # a sum over all tensors is meant to couple them
     lr = lr_of(method)
     a, b = parameters(((4, 3), (5,)), torch.float64), parameters(((4, 3), (5,)), torch.float64)
-    joint = build(method, [{"params": [a[0]]}, {"params": [a[1]], "lr": lr / 3}])
-    ones = [build(method, [b[0]]), build(method, [b[1]], lr=lr / 3)]
+    joint = build(method, [{"params": [("a", a[0])]}, {"params": [("b", a[1])], "lr": lr / 3}])
+    ones = [build(method, [("a", b[0])]), build(method, [("b", b[1])], lr=lr / 3)]
     for t in range(1, 5):
         for params in (a, b):
             for p, g in zip(params, gradients(params, t), strict=True):
@@ -235,11 +235,11 @@ def late_group_is_fresh(method: Method) -> None:
     if method.reach == Reach.GROUP:
         return  # a sum over all tensors is meant to couple them
     params = parameters(((4, 3), (5,)), torch.float64)
-    optimizer = build(method, [params[0]])
+    optimizer = build(method, [("a", params[0])])
     drive(optimizer, range(1, 4))
-    optimizer.add_param_group({"params": [params[1]]})
+    optimizer.add_param_group({"params": [("b", params[1])]})
     fresh = [nn.Parameter(params[1].detach().clone())]
-    alone = build(method, fresh)
+    alone = build(method, [("b", fresh[0])])
     for t in (1, 2):
         params[0].grad, params[1].grad = gradients(params, t)
         fresh[0].grad = gradients(params, t)[1]
