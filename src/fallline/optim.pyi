@@ -715,6 +715,26 @@ class MADGRAD(DropIn):
         seed: int = ...,
     ) -> None: ...
 
+class MARSAdamW(DropIn):
+    def __init__(
+        self,
+        params: Any,
+        lr: Hyper = ...,
+        betas: tuple[Hyper, Hyper] = ...,
+        eps: Hyper = ...,
+        weight_decay: Hyper = ...,
+        gamma: Hyper = ...,
+        exact: bool = ...,
+        *,
+        maximize: bool = ...,
+        fuse: Fuse = ...,
+        nonfinite: Policy = ...,
+        patience: int = ...,
+        state_format: str = ...,
+        rounding: Rounding = ...,
+        seed: int = ...,
+    ) -> None: ...
+
 class MoMo(DropIn):
     def __init__(
         self,
@@ -1000,6 +1020,39 @@ class SPS(DropIn):
         lr: Hyper = ...,
         c: Hyper = ...,
         f_star: Hyper = ...,
+        *,
+        maximize: bool = ...,
+        fuse: Fuse = ...,
+        nonfinite: Policy = ...,
+        patience: int = ...,
+        state_format: str = ...,
+        rounding: Rounding = ...,
+        seed: int = ...,
+    ) -> None: ...
+
+class STORM(DropIn):
+    def __init__(
+        self,
+        params: Any,
+        lr: Hyper = ...,
+        w: Hyper = ...,
+        c: Hyper = ...,
+        *,
+        maximize: bool = ...,
+        fuse: Fuse = ...,
+        nonfinite: Policy = ...,
+        patience: int = ...,
+        state_format: str = ...,
+        rounding: Rounding = ...,
+        seed: int = ...,
+    ) -> None: ...
+
+class SVRG(DropIn):
+    def __init__(
+        self,
+        params: Any,
+        lr: Hyper = ...,
+        every: int = ...,
         *,
         maximize: bool = ...,
         fuse: Fuse = ...,

@@ -106,7 +106,8 @@ def _offending(g: Tensor) -> bool:
 
 def _sound(g: Tensor) -> Tensor:
     """Entry by entry, whether the gradient and its square are finite in compute precision."""
-    return g.abs() <= math.sqrt(torch.finfo(compute_dtype(g.dtype)).max)
+    limit = math.sqrt(torch.finfo(compute_dtype(g.dtype)).max)
+    return g.abs() <= min(limit, torch.finfo(g.dtype).max)  # as a float16 the limit would be infinite
 
 
 def _cleaned(g: Tensor) -> Tensor:

@@ -6,27 +6,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
 
 from fallline.core.errors import InvalidTypeError, InvalidValueError, unknown
+from fallline.core.evaluate import Elsewhere, RandomState
 from fallline.core.execute import FUSE_MODES, Batch, Fuse, compiler_available, execute
+from fallline.core.gradients import FullGradient, GradientAt, Request, Search, always
 from fallline.core.groups import groups
 from fallline.core.guard import Guard, Policy
 from fallline.core.kernel import Segment, segments
 from fallline.core.layout import Layout
-from fallline.core.sharding import copied, create
+from fallline.core.sharding import copied, create, is_dtensor
 from fallline.core.spread import described
-from fallline.core.storage import Rounding, Storage
-from fallline.core.transform import Chain, Transform, static_fields
-from fallline.core.types import Reach, Schedule, State
+from fallline.core.storage import Rounding, Storage, compute_dtype
+from fallline.core.transform import Chain, Transform, named_steps, static_fields
+from fallline.core.types import At, Reach, Schedule, State
+from fallline.core.units import Leaf
 
 __all__ = ["Optimizer"]
 
 Alias: TypeAlias = str | tuple[str, ...]
+Closure: TypeAlias = Callable[[], Any]
 
 # Entries of a group that are not ours: names, and what torch's schedulers and weight averaging keep there.
 _NOT_HYPERS = {"param_names", "name", "initial_lr", "max_lr", "min_lr", "base_momentum", "max_momentum", "swa_lr"}
@@ -168,6 +172,12 @@ class Optimizer(torch.optim.Optimizer):
         return self._to_group_keys(values)
 
     def _create_state(self, p: Tensor, index: int) -> None:
+        chain = self._chains[index]
+        if is_dtensor(p) and chain.needs - {"loss"}:
+            raise InvalidValueError(
+                f"{chain.name} got the DTensor parameter {self._name(p, index)!r}. It evaluates gradients at other points or keeps "
+                f"them for every batch, which works on plain tensors only. Use DDP, or a method without."
+            )
         self.state[p] = self._fresh_state(p, index)
 
     def _name(self, p: Tensor, index: int) -> str:
@@ -238,24 +248,51 @@ class Optimizer(torch.optim.Optimizer):
     # -- the step -----------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None, *, loss: Tensor | None = None) -> Any:
-        """One step. A closure runs once with gradients enabled and its loss is returned; ``loss`` serves methods that need it."""
-        result = None
+    def step(
+        self,
+        closure: Closure | None = None,
+        *,
+        loss: Tensor | None = None,
+        full: Closure | None = None,
+        batch: int | None = None,
+    ) -> Any:
+        """One step. Returns what the closure returned.
+
+        Args:
+            closure: zeroes the gradients, computes the loss, calls backward and returns the loss, as for torch's LBFGS. It runs
+                once, or more often for methods that need the batch's gradient elsewhere, at the previous iterate for
+                example; ``explain()`` says where. Afterwards parameters, ``.grad`` and torch's random state are as after
+                the first call. Every call starts from the same random state (one dropout mask), and running statistics
+                of batch normalisation see the first call only, unless the model is compiled.
+            loss: the loss, for methods that need it, when there is no closure.
+            full: like ``closure``, over all data, for methods such as SVRG; it is called when they ask for it.
+            batch: which batch of a fixed set this is, from 0, for methods such as SAGA.
+        """
+        result, start = None, None
         if closure is not None:
+            if any(step.gradients for chain in self._chains for step in chain.steps):
+                start = RandomState(self._parameters())
             with torch.enable_grad():
                 result = closure()
             if isinstance(result, Tensor):
                 loss = result.detach()
         batches = [self._batch(i, group) for i, group in enumerate(self.param_groups)]
-        active = [i for i, batch in enumerate(batches) if batch.units]
+        active = [i for i, found in enumerate(batches) if found.units]
         for i in active:
-            self._require_needs(self._chains[i], loss)
-        units = [unit for batch in batches for unit in batch.units]
-        verdict = self._guard.look(units) if units else False
+            self._require_needs(self._chains[i], loss=loss, closure=closure, full=full, batch=batch)
+        asked = self._ask([(i, batches[i]) for i in active], start, closure, full, loss)
+        units = [unit for found in batches for unit in found.units]
+        verdict = self._guard.look([*units, *(leaf for leaf, _, _ in asked)]) if units else False
         if verdict is False:  # nothing to do, or a step that must change nothing
             self._hold_schedules()
             self._guard.complain()
             return result
+        ok = verdict if isinstance(verdict, Tensor) else None
+        for leaf, slot, signed in asked:
+            self._fill(leaf, slot, signed, ok)
+        rows = [pair for i in active for pair in self._rows(i, batches[i], batch)]
+        for row, held in rows:
+            _copy(held, row, ok)
         # A GROUP step sums over all tensors that run its chain, whatever group they are in and whatever their values.
         runs: dict[Any, list[Batch]] = {}
         for i in active:
@@ -263,7 +300,9 @@ class Optimizer(torch.optim.Optimizer):
             structure = tuple(segment.structure for segment in batches[i].segments)
             runs.setdefault(structure if joint else i, []).append(batches[i])
         for together in runs.values():
-            execute(together, loss, verdict if isinstance(verdict, Tensor) else None)
+            execute(together, loss, ok)
+        for row, held in rows:
+            _copy(row, held, ok)
         for group in self.param_groups:
             group["step"] += 1
         return result
@@ -314,6 +353,7 @@ class Optimizer(torch.optim.Optimizer):
                 held, calls = self._layout(i, learning), sum(bool(segment.named) for segment in parted)
                 lines += [f"  {line}" for line in held.describe(calls)]
                 lines += [f"  {line}" for line in described(parted, held.parts)]
+                lines += [f"  {line}" for line in _asked(self._chains[i].steps)]
             frozen = len(group["params"]) - len(learning)
             lines += [f"  frozen    {frozen} tensors"] * bool(frozen)
         return "\n".join(lines)
@@ -361,12 +401,91 @@ class Optimizer(torch.optim.Optimizer):
             execute([Batch(found, alone.units, alone.compiled, flat=self._fuse != "eager")])
         self._guard.complain()
 
-    def _require_needs(self, chain: Chain, loss: Tensor | None) -> None:
-        if "loss" in chain.needs and loss is None:
-            raise RuntimeError(
-                f"{chain.name} needs the loss at every step and got none. Expected a closure or loss=. Write:\n"
-                f"    loss.backward()\n    optimizer.step(loss=loss.detach())"
-            )
+    def _require_needs(self, chain: Chain, **given: Any) -> None:
+        for need in sorted(chain.needs):
+            if given[need] is None:
+                what, expected, code = _NEEDS[need]
+                raise RuntimeError(
+                    f"{chain.name} needs {what} at every step and got none. Expected {expected}. Write:\n    {code}"
+                )
+
+    # -- gradients elsewhere ------------------------------------------------------------------------------------------
+
+    def _parameters(self) -> list[Tensor]:
+        return [p for group in self.param_groups for p in group["params"]]
+
+    def _ask(
+        self,
+        active: Sequence[tuple[int, Batch]],
+        start: RandomState | None,
+        closure: Closure | None,
+        full: Closure | None,
+        loss: Tensor | None,
+    ) -> list[tuple[Leaf, str, bool]]:
+        """What the steps' requests find: (a leaf with the gradient as its own, the slot it is for, whether that has a sign).
+
+        Requests of one name in several groups share a call, in which all their parameters move together.
+        """
+        found: dict[int, State] = {}  # what this step has found for a parameter so far
+        asked: list[tuple[Leaf, str, bool]] = []
+        jobs: dict[tuple[str, str], list[tuple[int, Leaf, str, Transform, Request]]] = {}
+        for i, batch in active:
+            for key, step, slot, request in _requests(batch):
+                for leaf in (leaf for unit in batch.units for leaf in unit.each()):
+                    if isinstance(request, Search) or request.due(step, self._coming(i, leaf)):
+                        jobs.setdefault((f"{key}.{slot}", request.needs), []).append((i, leaf, key, step, request))
+        if not jobs:
+            return []
+        params = self._parameters()
+        place = {id(p): i for i, p in enumerate(params)}
+        with Elsewhere(params, start or RandomState(params)) as elsewhere:
+            for (slot, _), members in jobs.items():
+                points = []
+                ats = [self._at(leaf, self._coming(i, leaf), loss) for i, leaf, *_ in members]
+                for at, (_, leaf, key, step, request) in zip(ats, members, strict=True):
+                    if isinstance(request, GradientAt):
+                        slots = self.decoded(leaf.whole, key, step)[1] | found.get(id(leaf.whole), {})
+                        points.append((leaf.whole, request.point(step, at, **slots)))
+                over = full if isinstance(members[0][4], FullGradient) else closure
+                assert over is not None
+                _, gradients = elsewhere.call(over, points)
+                for at, (i, leaf, _, step, _) in zip(ats, members, strict=True):
+                    g, name = gradients[place[id(leaf.whole)]], slot.rpartition(".")[2]
+                    other = Leaf(leaf.whole, self.state[leaf.whole], leaf.name, leaf.place)
+                    other.give([torch.zeros_like(leaf.whole) if g is None else g], self.param_groups[i]["maximize"])
+                    found.setdefault(id(leaf.whole), {})[name] = other.g.to(at.g.dtype)
+                    asked.append((other, slot, name not in step.nonnegative))
+        return asked
+
+    def _coming(self, index: int, leaf: Leaf) -> int:
+        """The number of a parameter's coming step. On a device, where reading would stall it, that of its group."""
+        step = leaf.state["step"]
+        return (int(step) if step.device.type == "cpu" else int(self.param_groups[index]["step"])) + 1
+
+    def _at(self, leaf: Leaf, t: int, loss: Tensor | None) -> At:
+        p = self._storage.load({"p": leaf.whole.detach(), **leaf.state})
+        return At(p, leaf.g.to(p.dtype), t, loss)
+
+    def _fill(self, leaf: Leaf, slot: str, signed: bool, ok: Tensor | None) -> None:
+        """Write a gradient that was found into its slot."""
+        value = leaf.g.to(compute_dtype(leaf.whole.dtype))
+        for part, new in self._storage.put(slot, value, dict(leaf.state), signed).items():
+            _copy(leaf.state[part], new, ok)
+
+    def _rows(self, index: int, found: Batch, batch: int | None) -> Iterator[tuple[Tensor, Tensor]]:
+        """(this batch's row, the slot that stands for it during the step) of every slot that is kept for every batch."""
+        for key, step in (pair for segment in found.segments for pair in segment.named):
+            for slot, number in step.rows.items():
+                count = number(step)
+                if isinstance(batch, bool) or not isinstance(batch, int) or not 0 <= batch < count:
+                    raise InvalidValueError(
+                        f"{self._chains[index].name} got batch={batch!r}. Expected a whole number from 0 to {count - 1}, since it "
+                        f"keeps {count} batches. Number the batches from 0, or build it with num_batches= as many as there are."
+                    )
+                for leaf in (leaf for unit in found.units for leaf in unit.each()):
+                    for part in self._storage.parts(f"{key}.{slot}"):
+                        if part in leaf.state:
+                            yield leaf.state[f"{part}.rows"][batch], leaf.state[part]
 
     def _segments(self, index: int, group: dict[str, Any], check: bool = True) -> list[Segment]:
         """The chain's segments with the group's current hyperparameters; rebuilt and validated only when one moved."""
@@ -535,6 +654,51 @@ class Optimizer(torch.optim.Optimizer):
             "_resolved": {},
             "_layouts": {},
         }
+
+
+_NEEDS = {  # need -> (what it is, what is expected, the lines to write)
+    "loss": ("the loss", "a closure or loss=", "loss.backward()\n    optimizer.step(loss=loss.detach())"),
+    "closure": (
+        "the batch's gradient at another point, or its loss there,",
+        "a closure that zeroes gradients, computes the loss, calls backward and returns the loss",
+        "def closure(): optimizer.zero_grad(); loss = criterion(model(x), y); loss.backward(); return loss\n"
+        "    optimizer.step(closure)",
+    ),
+    "full": (
+        "the gradient of all data, when it asks for it,",
+        "a second closure, over all data, as full=",
+        "def full(): optimizer.zero_grad(); loss = criterion(model(all_x), all_y); loss.backward(); return loss\n"
+        "    optimizer.step(closure, full=full)",
+    ),
+    "batch": (
+        "the number of the batch",
+        "the batch's place, from 0, in a fixed set of batches, as batch=",
+        "loss.backward()\n    optimizer.step(batch=i)  # the i-th of the batches, as in: for i, (x, y) in enumerate(batches)",
+    ),
+}
+
+
+def _requests(found: Batch) -> Iterator[tuple[str, Transform, str, Request]]:
+    for segment in found.segments:
+        for key, step in segment.named:
+            for slot, request in step.gradients.items():
+                yield key, step, slot, request
+
+
+def _asked(steps: Iterable[Transform]) -> list[str]:
+    """What the steps ask for, for ``explain``."""
+    lines = []
+    for key, step in named_steps(steps):
+        for slot, request in step.gradients.items():
+            often = "at the steps that are due" if getattr(request, "due", always) is not always else "at every step"
+            lines.append(f"asks      for {request.what}, {often}, and keeps it as {key}.{slot}")
+        for slot, number in step.rows.items():
+            lines.append(f"keeps     {key}.{slot} for each of {number(step)} batches")
+    return lines
+
+
+def _copy(to: Tensor, value: Tensor, ok: Tensor | None) -> None:
+    to.copy_(value if ok is None else torch.where(ok, value, to))
 
 
 def _copied(label: str, fresh: State, saved: State) -> State:

@@ -65,7 +65,12 @@ class Storage:
         state: State = {}
         for key, step in named_steps(steps):
             for slot, init in step.slots.items():
-                state.update(self._created(f"{key}.{slot}", init(step, like), slot not in step.nonnegative))
+                created = self._created(f"{key}.{slot}", init(step, like), slot not in step.nonnegative)
+                state.update(created)
+                if slot in step.rows:
+                    state.update(
+                        {f"{k}.rows": v.repeat(step.rows[slot](step), *[1] * v.dim()) for k, v in created.items()}
+                    )
         half = p.dtype in ROUNDED
         if half and self.rounding == "kahan":
             state["compensation"] = torch.zeros_like(p, requires_grad=False)

@@ -4,12 +4,15 @@ from fallline.transforms.average import average, average_ema
 from fallline.transforms.cautious import cautious
 from fallline.transforms.centralise import centralise
 from fallline.transforms.clip import clip_by_global_norm, clip_by_norm, clip_by_rms, clip_by_unit_norm, clip_by_value
+from fallline.transforms.correct import correct
 from fallline.transforms.decay import add_l2, decay, proximal_decay
 from fallline.transforms.descend import descend
 from fallline.transforms.feedback import compress_to_signs
 from fallline.transforms.momentum import momentum
+from fallline.transforms.normalise import normalise
 from fallline.transforms.predict import predict
 from fallline.transforms.radial import project_radial
+from fallline.transforms.recursive import recursive_gradient
 from fallline.transforms.schedule_free import schedule_free
 from fallline.transforms.slow_weights import slow_weights
 from fallline.transforms.steepest import sign, steepest
@@ -27,12 +30,15 @@ __all__ = [
     "clip_by_unit_norm",
     "clip_by_value",
     "compress_to_signs",
+    "correct",
     "decay",
     "descend",
     "momentum",
+    "normalise",
     "predict",
     "project_radial",
     "proximal_decay",
+    "recursive_gradient",
     "schedule_free",
     "sign",
     "slow_weights",
