@@ -410,6 +410,25 @@ class Adan(DropIn):
         seed: int = ...,
     ) -> None: ...
 
+class ArmijoSGD(DropIn):
+    def __init__(
+        self,
+        params: Any,
+        lr: Hyper = ...,
+        c: Hyper = ...,
+        shrink: Hyper = ...,
+        growth: Hyper = ...,
+        most: int = ...,
+        *,
+        maximize: bool = ...,
+        fuse: Fuse = ...,
+        nonfinite: Policy = ...,
+        patience: int = ...,
+        state_format: str = ...,
+        rounding: Rounding = ...,
+        seed: int = ...,
+    ) -> None: ...
+
 class AveragedSGD(DropIn):
     def __init__(
         self,
@@ -507,6 +526,22 @@ class EFSignSGD(DropIn):
         params: Any,
         lr: Hyper = ...,
         weight_decay: Hyper = ...,
+        *,
+        maximize: bool = ...,
+        fuse: Fuse = ...,
+        nonfinite: Policy = ...,
+        patience: int = ...,
+        state_format: str = ...,
+        rounding: Rounding = ...,
+        seed: int = ...,
+    ) -> None: ...
+
+class Extragradient(DropIn):
+    def __init__(
+        self,
+        params: Any,
+        lr: Hyper = ...,
+        ahead: Hyper = ...,
         *,
         maximize: bool = ...,
         fuse: Fuse = ...,
@@ -735,6 +770,25 @@ class MARSAdamW(DropIn):
         seed: int = ...,
     ) -> None: ...
 
+class MARSLion(DropIn):
+    def __init__(
+        self,
+        params: Any,
+        lr: Hyper = ...,
+        b1: Hyper = ...,
+        weight_decay: Hyper = ...,
+        gamma: Hyper = ...,
+        exact: bool = ...,
+        *,
+        maximize: bool = ...,
+        fuse: Fuse = ...,
+        nonfinite: Policy = ...,
+        patience: int = ...,
+        state_format: str = ...,
+        rounding: Rounding = ...,
+        seed: int = ...,
+    ) -> None: ...
+
 class MoMo(DropIn):
     def __init__(
         self,
@@ -862,6 +916,22 @@ class OptAMSGrad(DropIn):
         seed: int = ...,
     ) -> None: ...
 
+class OptimisticGradient(DropIn):
+    def __init__(
+        self,
+        params: Any,
+        lr: Hyper = ...,
+        optimism: Hyper = ...,
+        *,
+        maximize: bool = ...,
+        fuse: Fuse = ...,
+        nonfinite: Policy = ...,
+        patience: int = ...,
+        state_format: str = ...,
+        rounding: Rounding = ...,
+        seed: int = ...,
+    ) -> None: ...
+
 class Prodigy(DropIn):
     def __init__(
         self,
@@ -938,6 +1008,38 @@ class Rprop(DropIn):
         seed: int = ...,
     ) -> None: ...
 
+class SAGA(DropIn):
+    def __init__(
+        self,
+        params: Any,
+        lr: Hyper = ...,
+        num_batches: int = ...,
+        *,
+        maximize: bool = ...,
+        fuse: Fuse = ...,
+        nonfinite: Policy = ...,
+        patience: int = ...,
+        state_format: str = ...,
+        rounding: Rounding = ...,
+        seed: int = ...,
+    ) -> None: ...
+
+class SARAH(DropIn):
+    def __init__(
+        self,
+        params: Any,
+        lr: Hyper = ...,
+        every: int = ...,
+        *,
+        maximize: bool = ...,
+        fuse: Fuse = ...,
+        nonfinite: Policy = ...,
+        patience: int = ...,
+        state_format: str = ...,
+        rounding: Rounding = ...,
+        seed: int = ...,
+    ) -> None: ...
+
 class SGD(DropIn):
     def __init__(
         self,
@@ -1003,6 +1105,23 @@ class SGDW(DropIn):
         lr: Hyper = ...,
         momentum: Hyper = ...,
         weight_decay: Hyper = ...,
+        *,
+        maximize: bool = ...,
+        fuse: Fuse = ...,
+        nonfinite: Policy = ...,
+        patience: int = ...,
+        state_format: str = ...,
+        rounding: Rounding = ...,
+        seed: int = ...,
+    ) -> None: ...
+
+class SPIDER(DropIn):
+    def __init__(
+        self,
+        params: Any,
+        lr: Hyper = ...,
+        exponent: Hyper = ...,
+        every: int = ...,
         *,
         maximize: bool = ...,
         fuse: Fuse = ...,

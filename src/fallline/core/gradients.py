@@ -44,21 +44,29 @@ class FullGradient:
 
 @dataclass(frozen=True)
 class Search:
-    """The slot, one number, takes the first rate of a sequence at which the batch's loss is accepted.
+    """The slot, one number, takes the first of a sequence of numbers x at which the batch's loss is accepted.
 
-    The sequence starts at ``first(step, before)``, ``before`` being the rate of the last step, and is multiplied by
-    ``factor(step)``, ``most`` times at most. ``point(step, at, rate)`` is where the loss is taken, ``slope(step, at)`` one
-    tensor's term of the sum that ``accepts(step, loss, start, rate, slope)`` sees besides the two losses.
+    The sequence starts at ``first(step, before)``, ``before`` being the number of the last step, and is multiplied by
+    ``factor(step)``, at most ``most(step)`` times. ``point(step, at, x)`` is where the loss is taken, ``accepts(step, loss, start, x, total)``
+    the decision, from the two losses and the sum of what the step, which is of reach GROUP, measures. All tensors share the number.
     """
 
     first: Callable[[Any, float], float]
     factor: Callable[[Any], float]
-    most: int
-    point: Callable[..., Tensor]
-    slope: Callable[..., Tensor]
+    most: Callable[[Any], int]
+    point: Callable[[Any, Any, float], Tensor]
     accepts: Callable[[Any, float, float, float, float], bool]
     needs = "closure"
-    what = "a rate at which the batch's loss is low enough"
+    what = "the batch's loss at trial points"
+
+    def run(self, step: Any, before: float, start: float, total: float, loss_at: Callable[[float], float]) -> float:
+        """The number that is accepted, or the last one tried."""
+        x = self.first(step, before)
+        for _ in range(self.most(step)):
+            if self.accepts(step, loss_at(x), start, x, total):
+                break
+            x *= self.factor(step)
+        return x
 
 
 Request: TypeAlias = GradientAt | FullGradient | Search

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, TypeAlias, cast
 
@@ -31,6 +32,8 @@ __all__ = ["Optimizer"]
 
 Alias: TypeAlias = str | tuple[str, ...]
 Closure: TypeAlias = Callable[[], Any]
+
+_Member: TypeAlias = tuple[int, Leaf, str, Transform, Request]  # group, parameter, step's key, step, what it asks for
 
 # Entries of a group that are not ours: names, and what torch's schedulers and weight averaging keep there.
 _NOT_HYPERS = {"param_names", "name", "initial_lr", "max_lr", "min_lr", "base_momentum", "max_momentum", "swa_lr"}
@@ -428,7 +431,7 @@ class Optimizer(torch.optim.Optimizer):
         """
         found: dict[int, State] = {}  # what this step has found for a parameter so far
         asked: list[tuple[Leaf, str, bool]] = []
-        jobs: dict[tuple[str, str], list[tuple[int, Leaf, str, Transform, Request]]] = {}
+        jobs: dict[tuple[str, str], list[_Member]] = {}
         for i, batch in active:
             for key, step, slot, request in _requests(batch):
                 for leaf in (leaf for unit in batch.units for leaf in unit.each()):
@@ -436,26 +439,63 @@ class Optimizer(torch.optim.Optimizer):
                         jobs.setdefault((f"{key}.{slot}", request.needs), []).append((i, leaf, key, step, request))
         if not jobs:
             return []
+        if self._guard.policy == "zero":  # points are taken with the clean gradient
+            self._guard.look([unit for _, batch in active for unit in batch.units])
         params = self._parameters()
         place = {id(p): i for i, p in enumerate(params)}
         with Elsewhere(params, start or RandomState(params)) as elsewhere:
             for (slot, _), members in jobs.items():
-                points = []
                 ats = [self._at(leaf, self._coming(i, leaf), loss) for i, leaf, *_ in members]
-                for at, (_, leaf, key, step, request) in zip(ats, members, strict=True):
-                    if isinstance(request, GradientAt):
-                        slots = self.decoded(leaf.whole, key, step)[1] | found.get(id(leaf.whole), {})
-                        points.append((leaf.whole, request.point(step, at, **slots)))
-                over = full if isinstance(members[0][4], FullGradient) else closure
-                assert over is not None
-                _, gradients = elsewhere.call(over, points)
-                for at, (i, leaf, _, step, _) in zip(ats, members, strict=True):
-                    g, name = gradients[place[id(leaf.whole)]], slot.rpartition(".")[2]
+                if isinstance(members[0][4], Search):
+                    assert closure is not None
+                    values: Sequence[Tensor | None] = self._search(slot, members, ats, elsewhere, closure)
+                else:
+                    points = []
+                    for at, (i, leaf, key, step, request) in zip(ats, members, strict=True):
+                        if isinstance(request, GradientAt):
+                            slots = self._slots((i, leaf, key, step, request)) | found.get(id(leaf.whole), {})
+                            points.append((leaf.whole, request.point(step, at, **slots)))
+                    over = full if isinstance(members[0][4], FullGradient) else closure
+                    assert over is not None
+                    _, gradients = elsewhere.call(over, points)
+                    values = [gradients[place[id(leaf.whole)]] for _, leaf, *_ in members]
+                for at, value, (i, leaf, _, step, request) in zip(ats, values, members, strict=True):
+                    name, ascend = slot.rpartition(".")[2], self.param_groups[i]["maximize"]
                     other = Leaf(leaf.whole, self.state[leaf.whole], leaf.name, leaf.place)
-                    other.give([torch.zeros_like(leaf.whole) if g is None else g], self.param_groups[i]["maximize"])
+                    other.give(
+                        [torch.zeros_like(leaf.whole) if value is None else value],
+                        ascend and not isinstance(request, Search),
+                    )
                     found.setdefault(id(leaf.whole), {})[name] = other.g.to(at.g.dtype)
                     asked.append((other, slot, name not in step.nonnegative))
         return asked
+
+    def _slots(self, member: _Member) -> State:
+        _, leaf, key, step, _ = member
+        return self.decoded(leaf.whole, key, step)[1]
+
+    def _search(
+        self, slot: str, members: Sequence[_Member], ats: Sequence[At], elsewhere: Elsewhere, closure: Closure
+    ) -> list[Tensor]:
+        """The number on which a search over the losses at trial points ends, for every member."""
+        i, leaf, _, step, request = members[0]
+        assert isinstance(request, Search)
+        sign = -1.0 if self.param_groups[i]["maximize"] else 1.0
+
+        def loss_at(x: float) -> float:
+            points = [(m[1].whole, request.point(m[3], at, x)) for m, at in zip(members, ats, strict=True)]
+            return sign * float(elsewhere.call(closure, points)[0])
+
+        total = sum(float(m[3].measure(at.g, at, **self._slots(m))) for m, at in zip(members, ats, strict=True))
+        before, start = float(leaf.state[slot]), ats[0].loss
+        if start is None:
+            raise RuntimeError(
+                f"{self.param_groups[i]['method']} searches along the loss, and the closure returned none. Expected a tensor. Write:\n"
+                f"    def closure(): optimizer.zero_grad(); loss = criterion(model(x), y); loss.backward(); return loss\n"
+                f"    optimizer.step(closure)"
+            )
+        x = request.run(step, before, sign * float(start), total, loss_at) if math.isfinite(total) else before
+        return [torch.full_like(m[1].state[slot], x) for m in members]
 
     def _coming(self, index: int, leaf: Leaf) -> int:
         """The number of a parameter's coming step. On a device, where reading would stall it, that of its group."""

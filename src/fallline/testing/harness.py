@@ -138,7 +138,7 @@ def bent(g: Tensor, p: Tensor, x: Tensor) -> Tensor:
 
 def closures(params: Sequence[Tensor], grads: Sequence[Any]) -> tuple[Callable[[], Tensor], Callable[[], Tensor]]:
     """A closure that leaves ``grads`` where the parameters are now and ``bent`` ones elsewhere, and one over all data, whose
-    gradients are half as large."""
+    gradients are twice as large."""
     here = [p.detach().clone() for p in params]
     kept = [g if g.is_sparse else g.detach().clone() for g in grads]
 
@@ -151,7 +151,7 @@ def closures(params: Sequence[Tensor], grads: Sequence[Any]) -> tuple[Callable[[
 
         return closure
 
-    return leave(1.0), leave(0.5)
+    return leave(1.0), leave(2.0)
 
 
 def step_on(optimizer: Optimizer, gradient: Callable[[Tensor], Tensor]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fallline.core.gradients import FullGradient, GradientAt
+from fallline.core.gradients import FullGradient, GradientAt, Search
 from fallline.core.method import Method
 from fallline.core.optimizer import Optimizer
 from fallline.core.transform import Transform, named_steps
@@ -368,6 +368,7 @@ def _by_hand(method: Method, params: list[Tensor], grads: list[list[Tensor]]) ->
         for k, step in steps:
             for mine, at in zip(slots, ats, strict=True):
                 _elsewhere(k, step, mine, at)
+            _searched(k, step, slots, ats)
             if step.reach == Reach.GROUP:
                 held = [{s: mine[k, s] for s in step.slots} for mine in slots]
                 terms = [step.measure(u, at, **own) for u, at, own in zip(updates, ats, held, strict=True)]
@@ -389,9 +390,25 @@ def _elsewhere(k: str, step: Transform, slots: dict[Any, Tensor], at: At) -> Non
             x = request.point(step, at, **{name: slots[k, name] for name in step.slots})
             slots[k, s] = bent(at.g, at.p, x)
         elif isinstance(request, FullGradient) and request.due(step, int(at.t)):
-            slots[k, s] = 0.5 * at.g
+            slots[k, s] = 2 * at.g
     for s in step.rows:
         slots[k, s] = slots.get((k, s, batch_of(int(at.t))), torch.zeros_like(at.p))
+
+
+def _searched(k: str, step: Transform, slots: list[dict[Any, Tensor]], ats: list[At]) -> None:
+    for s, request in step.gradients.items():
+        if isinstance(request, Search):
+
+            def loss_at(x: float, request: Search = request) -> float:
+                points = [request.point(step, at, x) for at in ats]
+                return float(a_loss(points, [bent(at.g, at.p, q) for at, q in zip(ats, points, strict=True)]))
+
+            held = [{name: mine[k, name] for name in step.slots} for mine in slots]
+            total = sum(float(step.measure(at.g, at, **own)) for at, own in zip(ats, held, strict=True))
+            start = float(ats[0].loss if ats[0].loss is not None else 0.0)
+            x = request.run(step, float(slots[0][k, s]), start, total, loss_at)
+            for mine in slots:
+                mine[k, s] = torch.full_like(mine[k, s], x)
 
 
 @contract(7, scope="each")
