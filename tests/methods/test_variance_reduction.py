@@ -8,6 +8,7 @@ from fallline import METHODS, Optimizer, chain
 from fallline.core.execute import compiler_available
 from fallline.testing.harness import parameters
 from fallline.transforms import correct, descend, momentum
+from fallline.transforms.random_scaling import uniform
 from methods.twins import variance as twins
 
 SHAPES = ((4, 3), (5,), ())
@@ -98,6 +99,31 @@ def test_equals_its_paper(name, values):
 def test_every_layout_equals_the_paper(name, values, layout):
     end = getattr(twins, name)(start(), STEPS, Problem(), **values)
     assert np.abs(ours(METHODS[name](**values), layout) - end).max() < 1e-9
+
+
+RANDOM = [
+    ("random_scaling_sgdm", {"lr": 0.05, "momentum": 0.8, "weight_decay": 0.1}),
+    ("o2nc", {"lr": 0.05, "radius": 0.2, "every": 7}),
+]
+
+
+@pytest.mark.parametrize(("name", "values"), RANDOM, ids=[n for n, _ in RANDOM])
+def test_equals_its_paper_under_the_same_draws(name, values):
+    zero = torch.zeros((), dtype=torch.float64)
+    draws = [float(uniform(3, t, zero)) for t in range(1, STEPS + 1)]
+    end = getattr(twins, name)(start(), STEPS, Problem(), draws=draws, **values)
+    assert np.abs(ours(METHODS[name](seed=3, **values)) - end).max() < 1e-10
+    assert np.abs(end - start()).max() > 1e-2, "it moved"
+    assert np.abs(ours(METHODS[name](seed=4, **values)) - end).max() > 1e-3, "another seed, another run"
+
+
+def test_draws_are_uniform_and_independent_of_one_another():
+    zero = torch.zeros((), dtype=torch.float64)
+    x = np.array([float(uniform(0, t, zero)) for t in range(1, 4001)])
+    assert 0 < x.min() < x.max() < 1
+    counts = np.histogram(x, bins=20, range=(0, 1))[0]
+    assert ((counts - 200) ** 2 / 200).sum() < 45  # 19 degrees of freedom: one in a thousand is above 43.8
+    assert abs(np.corrcoef(x[:-1], x[1:])[0, 1]) < 4 / np.sqrt(x.size)
 
 
 # -- identities of the papers -------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from fallline.transforms.momentum import momentum
 from fallline.transforms.normalise import normalise
 from fallline.transforms.predict import predict
 from fallline.transforms.radial import project_radial
+from fallline.transforms.random_scaling import random_scaling
 from fallline.transforms.recursive import recursive_gradient
 from fallline.transforms.schedule_free import schedule_free
 from fallline.transforms.slow_weights import slow_weights
@@ -38,6 +39,7 @@ __all__ = [
     "predict",
     "project_radial",
     "proximal_decay",
+    "random_scaling",
     "recursive_gradient",
     "schedule_free",
     "sign",

@@ -119,3 +119,24 @@ def armijo_sgd(x, steps, problem, lr, c, shrink, growth):
             rate *= shrink
         x = x - rate * g
     return x
+
+
+def random_scaling_sgdm(x, steps, problem, lr, momentum, weight_decay, draws):
+    m = 0.0
+    for t in range(1, steps + 1):
+        m = momentum * m + problem.grad(problem.batch(t), x) + weight_decay * x
+        x = x - lr * -np.log(draws[t - 1]) * m
+    return x
+
+
+def o2nc(x, steps, problem, lr, radius, every, draws):
+    delta, w = np.zeros_like(x), x
+    for t in range(1, steps + 1):
+        g = problem.grad(problem.batch(t), w)
+        x = x + delta
+        delta = delta - lr * g
+        delta = delta * min(1.0, radius / np.linalg.norm(delta))
+        if t % every == 0:
+            delta = np.zeros_like(delta)
+        w = x + draws[t - 1] * delta
+    return w
