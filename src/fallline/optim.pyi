@@ -898,6 +898,24 @@ class NovoGrad(DropIn):
         seed: int = ...,
     ) -> None: ...
 
+class O2NC(DropIn):
+    def __init__(
+        self,
+        params: Any,
+        lr: Hyper = ...,
+        radius: Hyper = ...,
+        every: int = ...,
+        step_seed: int = ...,
+        *,
+        maximize: bool = ...,
+        fuse: Fuse = ...,
+        nonfinite: Policy = ...,
+        patience: int = ...,
+        state_format: str = ...,
+        rounding: Rounding = ...,
+        seed: int = ...,
+    ) -> None: ...
+
 class OptAMSGrad(DropIn):
     def __init__(
         self,
@@ -981,6 +999,24 @@ class RMSprop(DropIn):
         weight_decay: Hyper = ...,
         momentum: Hyper = ...,
         centered: bool = ...,
+        *,
+        maximize: bool = ...,
+        fuse: Fuse = ...,
+        nonfinite: Policy = ...,
+        patience: int = ...,
+        state_format: str = ...,
+        rounding: Rounding = ...,
+        seed: int = ...,
+    ) -> None: ...
+
+class RandomScalingSGDM(DropIn):
+    def __init__(
+        self,
+        params: Any,
+        lr: Hyper = ...,
+        momentum: Hyper = ...,
+        weight_decay: Hyper = ...,
+        step_seed: int = ...,
         *,
         maximize: bool = ...,
         fuse: Fuse = ...,

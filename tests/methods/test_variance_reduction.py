@@ -112,9 +112,9 @@ def test_equals_its_paper_under_the_same_draws(name, values):
     zero = torch.zeros((), dtype=torch.float64)
     draws = [float(uniform(3, t, zero)) for t in range(1, STEPS + 1)]
     end = getattr(twins, name)(start(), STEPS, Problem(), draws=draws, **values)
-    assert np.abs(ours(METHODS[name](seed=3, **values)) - end).max() < 1e-10
+    assert np.abs(ours(METHODS[name](step_seed=3, **values)) - end).max() < 1e-10
     assert np.abs(end - start()).max() > 1e-2, "it moved"
-    assert np.abs(ours(METHODS[name](seed=4, **values)) - end).max() > 1e-3, "another seed, another run"
+    assert np.abs(ours(METHODS[name](step_seed=4, **values)) - end).max() > 1e-3, "another seed, another run"
 
 
 def test_draws_are_uniform_and_independent_of_one_another():

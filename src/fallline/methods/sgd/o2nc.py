@@ -56,9 +56,9 @@ class OnlineToNonconvex(Transform):
     notes="The paper returns the mean of a random epoch; here it is that of the running one.",
     space={"lr": log(1e-5, 1e-1), "radius": log(1e-3, 1.0)},
 )
-def o2nc(lr: Hyper = 1e-3, radius: Hyper = 1e-2, every: int = 100, seed: int = 0):
+def o2nc(lr: Hyper = 1e-3, radius: Hyper = 1e-2, every: int = 100, step_seed: int = 0):
     whole("o2nc", "every", every)
-    return chain(OnlineToNonconvex(lr, radius, every, seed))
+    return chain(OnlineToNonconvex(lr, radius, every, step_seed))
 
 
 @o2nc.claim("no step of x is longer than the radius, whatever the gradients", where="section 3")

@@ -2,7 +2,7 @@ r"""Random-scaling SGDM: SGD with momentum whose every step is as long as an exp
 
 .. math:: m_t = \beta m_{t-1} + g_t, \qquad p \leftarrow p - \mathrm{lr}\, s_t m_t, \qquad s_t \sim \mathrm{Exp}(1)
 
-One number a step for all tensors, a pure function of ``seed`` and the step.
+One number a step for all tensors, a pure function of ``step_seed`` and the step.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from fallline.transforms.random_scaling import uniform
     "lr = beta eta. Numbers come from 2^16 equal cells of the distribution.",
     space={"lr": log(3e-3, 1.0), "momentum": one_minus_log(0.5, 0.99), "weight_decay": log(1e-6, 1e-2)},
 )
-def random_scaling_sgdm(lr: Hyper = 0.01, momentum: Hyper = 0.9, weight_decay: Hyper = 0.0, seed: int = 0):
-    return chain(add_l2(weight_decay), with_momentum(momentum), descend(lr), random_scaling(seed))
+def random_scaling_sgdm(lr: Hyper = 0.01, momentum: Hyper = 0.9, weight_decay: Hyper = 0.0, step_seed: int = 0):
+    return chain(add_l2(weight_decay), with_momentum(momentum), descend(lr), random_scaling(step_seed))
 
 
 @random_scaling_sgdm.claim("E F(x + s d) - F(x) = E <grad F(x + s d), d>, even for |x|", where="lemma 3.1")
