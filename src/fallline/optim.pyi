@@ -1341,6 +1341,23 @@ class SteepestDescent(DropIn):
         seed: int = ...,
     ) -> None: ...
 
+class VRGD(DropIn):
+    def __init__(
+        self,
+        params: Any,
+        lr: Hyper = ...,
+        floor: Hyper = ...,
+        weight_decay: Hyper = ...,
+        *,
+        maximize: bool = ...,
+        fuse: Fuse = ...,
+        nonfinite: Policy = ...,
+        patience: int = ...,
+        state_format: str = ...,
+        rounding: Rounding = ...,
+        seed: int = ...,
+    ) -> None: ...
+
 class XGrad(DropIn):
     def __init__(
         self,

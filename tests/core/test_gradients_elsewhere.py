@@ -251,3 +251,104 @@ def test_explain_says_what_is_asked_for():
     )
     text = Optimizer(parameters(), chain(Ahead(), descend(0.1))).explain()
     assert "for the batch's gradient at another point, at every step, and keeps it as ahead.h" in text
+
+
+# -- parts of a batch ---------------------------------------------------------------------------------------------------
+
+
+def parts_of(p, *gradients):
+    def part(g):
+        p.grad = None if g is None else torch.tensor(g, dtype=p.dtype)
+        return torch.tensor(float(len(g or ())))
+
+    return [lambda g=g: part(g) for g in gradients]
+
+
+def test_parts_leave_their_mean_and_the_variance_between_them():
+    (p,) = parameters(((2,),), torch.float64)
+    optimizer = Optimizer([p], METHODS["vrgd"](lr=0.0))
+    loss = optimizer.step(parts=parts_of(p, [1.0, 2.0], [3.0, 2.0], [5.0, 2.0]))
+    assert float(loss) == 2.0
+    assert torch.equal(p.grad, torch.tensor([3.0, 2.0], dtype=torch.float64))
+    assert torch.allclose(
+        optimizer.state[p]["signal_to_noise.variance"], torch.tensor([8 / 3, 0.0], dtype=torch.float64)
+    )
+
+
+def test_a_part_without_gradient_counts_as_zero():
+    for order in ([None, [2.0, 4.0]], [[2.0, 4.0], None]):
+        (p,) = parameters(((2,),), torch.float64)
+        optimizer = Optimizer([p], METHODS["vrgd"](lr=0.0))
+        optimizer.step(parts=parts_of(p, *order))
+        assert torch.equal(p.grad, torch.tensor([1.0, 2.0], dtype=torch.float64))
+        variance = optimizer.state[p]["signal_to_noise.variance"]
+        assert torch.allclose(variance, torch.tensor([1.0, 4.0], dtype=torch.float64))
+
+
+def test_parts_are_refused_where_they_make_no_sense():
+    (p,) = parameters(((2,),))
+    optimizer = Optimizer([p], METHODS["vrgd"]())
+    with pytest.raises(
+        ValueError, match=r"got both a closure and parts\. Expected a list of closures.*Write optimizer"
+    ):
+        optimizer.step(lambda: p.sum(), parts=parts_of(p, [1.0, 1.0]))
+    for parts in ([], [3]):
+        with pytest.raises(ValueError, match=r"step\(\) got parts=\[.*\]\. Expected a list of closures"):
+            optimizer.step(parts=parts)
+    p.grad = torch.ones_like(p)
+    with pytest.raises(RuntimeError, match=r"(?s)vrgd needs the gradients of the batch's parts.*step\(parts=\[lambda"):
+        optimizer.step()
+
+
+# -- searches and rows --------------------------------------------------------------------------------------------------
+
+
+def test_a_search_stops_at_the_first_number_that_is_accepted():
+    (p,) = parameters(((3,),), torch.float64)
+    for maximize in (False, True):
+        optimizer, seen, start = (
+            Optimizer([p], METHODS["armijo_sgd"](lr=8.0, shrink=0.5), maximize=maximize),
+            [],
+            p.detach().clone(),
+        )
+
+        def closure(optimizer=optimizer, seen=seen, maximize=maximize):
+            optimizer.zero_grad()
+            loss = p.square().sum() / 2 * (-1 if maximize else 1)
+            loss.backward()
+            seen.append(p.detach().clone())
+            return loss
+
+        optimizer.step(closure)
+        rates = [8.0, 4.0, 2.0, 1.0]  # accepted up to 2 (1 - c)
+        assert len(seen) == 1 + len(rates)
+        assert all(torch.allclose(x, start * (1 - rate)) for x, rate in zip(seen[1:], rates, strict=True))
+        assert float(optimizer.state[p]["armijo_search.share"]) == 1 / 8
+        with torch.no_grad():
+            p.copy_(start)
+
+
+def test_a_search_needs_the_loss():
+    (p,) = parameters(((3,),))
+
+    def closure():
+        p.grad = torch.ones_like(p)
+
+    with pytest.raises(
+        RuntimeError, match=r"armijo_sgd searches along the loss, and the closure returned none\. Expected a tensor"
+    ):
+        Optimizer([p], METHODS["armijo_sgd"]()).step(closure)
+
+
+def test_a_batch_out_of_range_is_refused_and_changes_nothing():
+    (p,) = parameters(((3,),))
+    optimizer, before = Optimizer([p], METHODS["saga"](num_batches=4)), p.detach().clone()
+    p.grad = torch.ones_like(p)
+    for bad in (4, -1, True, 1.0):
+        with pytest.raises(ValueError, match=r"saga got batch=.*Expected a whole number from 0 to 3.*num_batches="):
+            optimizer.step(batch=bad)
+    with pytest.raises(RuntimeError, match=r"(?s)saga needs the number of the batch.*optimizer.step\(batch=i\)"):
+        optimizer.step()
+    assert torch.equal(p, before)
+    assert int(optimizer.state[p]["step"]) == 0
+    assert "keeps     saga.last for each of 4 batches" in optimizer.explain()

@@ -89,6 +89,8 @@ def test_every_gradient_is_counted():
     passes = -(-len(task.train) // 8)
     assert count("adamw") == (10, 80, 40)
     assert count("storm") == (19, 80, 79)  # the first iterate has none before it
+    assert count("extragradient") == (20, 80, 80)
+    assert count("saga") == count("vrgd") == (10, 80, 40)  # the parts of a batch are a batch
     once = passes  # every=100: the full gradient at the first step, where the snapshot's gradient is not needed
     assert count("svrg") == (19 + once, 80 + len(task.train), 79 + once)
 

@@ -1,5 +1,7 @@
 """Methods that look elsewhere against their naive twins, on a finite sum that is not quadratic, and the papers' identities."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -59,23 +61,24 @@ CASES = [
 ]
 
 
+def filled(params, value, gradient):
+    def closure():
+        x = torch.cat([p.detach().flatten() for p in params]).numpy()
+        for p, g in zip(params, torch.from_numpy(gradient(x)).split(Problem.sizes), strict=True):
+            p.grad = g.reshape(p.shape).clone()
+        return torch.tensor(value(x))
+
+    return closure
+
+
 def ours(made, fuse="eager", steps=STEPS, scale=1.0):
     problem, params = Problem(scale), parameters(SHAPES, torch.float64)
     optimizer = Optimizer(params, made, fuse=fuse)
 
-    def filled(value, gradient):
-        def closure():
-            x = torch.cat([p.detach().flatten() for p in params]).numpy()
-            for p, g in zip(params, torch.from_numpy(gradient(x)).split(problem.sizes), strict=True):
-                p.grad = g.reshape(p.shape).clone()
-            return torch.tensor(value(x))
-
-        return closure
-
     for t in range(1, steps + 1):
         i = problem.batch(t)
-        closure = filled(lambda x, i=i: problem.loss(i, x), lambda x, i=i: problem.grad(i, x))
-        optimizer.step(closure, full=filled(lambda x: 0.0, problem.full), batch=i)
+        closure = filled(params, partial(problem.loss, i), partial(problem.grad, i))
+        optimizer.step(closure, full=filled(params, lambda x: 0.0, problem.full), batch=i)
     return torch.cat([p.detach().flatten() for p in params]).numpy()
 
 
@@ -99,6 +102,19 @@ def test_equals_its_paper(name, values):
 def test_every_layout_equals_the_paper(name, values, layout):
     end = getattr(twins, name)(start(), STEPS, Problem(), **values)
     assert np.abs(ours(METHODS[name](**values), layout) - end).max() < 1e-9
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_vrgd_equals_its_paper(layout):
+    problem, params = Problem(), parameters(SHAPES, torch.float64)
+    optimizer = Optimizer(params, METHODS["vrgd"](lr=0.3, floor=0.2, weight_decay=0.1), fuse=layout)
+    for _ in range(STEPS):
+        optimizer.step(
+            parts=[filled(params, partial(problem.loss, i), partial(problem.grad, i)) for i in range(NUM_BATCHES)]
+        )
+    end = twins.vrgd(start(), STEPS, problem, lr=0.3, floor=0.2, weight_decay=0.1)
+    assert np.abs(torch.cat([p.detach().flatten() for p in params]).numpy() - end).max() < 1e-9
+    assert np.abs(end - start()).max() > 1e-2
 
 
 RANDOM = [

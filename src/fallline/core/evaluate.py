@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-__all__ = ["Elsewhere", "RandomState"]
+from fallline.core.storage import compute_dtype
+
+__all__ = ["Elsewhere", "RandomState", "evaluate_parts"]
 
 
 class RandomState:
@@ -74,6 +76,36 @@ class Elsewhere:
     def _go_back(self) -> None:
         for p, x in self._places:
             p.copy_(x)
+
+
+def evaluate_parts(parts: Sequence[Callable[[], Any]], params: Sequence[Tensor]) -> tuple[Any, dict[int, Tensor]]:
+    """Call the closures of a batch's parts, leave the mean of their gradients as ``.grad``; the mean of their results and, by
+    parameter, the variance between their gradients (Welford 1962: no variance where they are equal)."""
+    results: list[Any] = []
+    totals: dict[int, Tensor] = {}
+    means: dict[int, Tensor] = {}  # of these, equal gradients are a fixed point, which totals / n need not be
+    spread: dict[int, Tensor] = {}
+    for n, closure in enumerate(parts, 1):
+        for p in params:
+            p.grad = None
+        with torch.enable_grad():
+            results.append(closure())
+        for p in params:
+            if p.grad is None and id(p) not in means:
+                continue
+            g = torch.zeros_like(p) if p.grad is None else p.grad
+            g = g.detach().to(compute_dtype(g.dtype))
+            if id(p) not in means:  # no gradient until now
+                totals[id(p)], means[id(p)], spread[id(p)] = (torch.zeros_like(g) for _ in range(3))
+            off = g - means[id(p)]
+            means[id(p)] = means[id(p)] + off / n
+            totals[id(p)] = totals[id(p)] + g
+            spread[id(p)] = spread[id(p)] + off * (g - means[id(p)])
+    for p in params:
+        p.grad = (totals[id(p)] / len(parts)).to(p.dtype) if id(p) in totals else None
+    whole = [r.detach() for r in results if isinstance(r, Tensor)]
+    result = torch.stack(whole).mean() if len(whole) == len(results) else results
+    return result, {key: value / len(parts) for key, value in spread.items()}
 
 
 @contextmanager

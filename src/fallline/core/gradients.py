@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 from torch import Tensor
 
-__all__ = ["Due", "FullGradient", "GradientAt", "Request", "Search"]
+__all__ = ["Due", "FullGradient", "GradientAt", "Request", "Search", "VarianceOfParts"]
 
 Due: TypeAlias = Callable[[Any, int], bool]
 """(the step, t) -> whether the slot is filled anew at the parameter's step t; otherwise it keeps its value."""
@@ -69,4 +69,13 @@ class Search:
         return x
 
 
-Request: TypeAlias = GradientAt | FullGradient | Search
+@dataclass(frozen=True)
+class VarianceOfParts:
+    """The slot takes the variance, element by element, between the gradients of the batch's parts; their mean is the gradient."""
+
+    due: Due = always
+    needs = "parts"
+    what = "the variance between the gradients of the batch's parts"
+
+
+Request: TypeAlias = GradientAt | FullGradient | Search | VarianceOfParts

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from fallline.core.errors import InvalidTypeError, InvalidValueError, unknown
-from fallline.core.evaluate import Elsewhere, RandomState
+from fallline.core.evaluate import Elsewhere, RandomState, evaluate_parts
 from fallline.core.execute import FUSE_MODES, Batch, Fuse, compiler_available, execute
-from fallline.core.gradients import FullGradient, GradientAt, Request, Search, always
+from fallline.core.gradients import FullGradient, GradientAt, Request, Search, VarianceOfParts, always
 from fallline.core.groups import groups
 from fallline.core.guard import Guard, Policy
 from fallline.core.kernel import Segment, segments
@@ -258,6 +258,7 @@ class Optimizer(torch.optim.Optimizer):
         loss: Tensor | None = None,
         full: Closure | None = None,
         batch: int | None = None,
+        parts: Sequence[Closure] | None = None,
     ) -> Any:
         """One step. Returns what the closure returned.
 
@@ -270,8 +271,13 @@ class Optimizer(torch.optim.Optimizer):
             loss: the loss, for methods that need it, when there is no closure.
             full: like ``closure``, over all data, for methods such as SVRG; it is called when they ask for it.
             batch: which batch of a fixed set this is, from 0, for methods such as SAGA.
+            parts: instead of ``closure``, one like it for every equal part of the batch, for methods that look at how the parts'
+                gradients differ. ``.grad`` is then their mean, and the mean of the losses is returned.
         """
-        result, start = None, None
+        result, start, variance = None, None, None
+        if parts is not None:
+            result, variance = self._together(parts, closure)
+            loss = result if isinstance(result, Tensor) else loss
         if closure is not None:
             if any(step.gradients for chain in self._chains for step in chain.steps):
                 start = RandomState(self._parameters())
@@ -282,8 +288,8 @@ class Optimizer(torch.optim.Optimizer):
         batches = [self._batch(i, group) for i, group in enumerate(self.param_groups)]
         active = [i for i, found in enumerate(batches) if found.units]
         for i in active:
-            self._require_needs(self._chains[i], loss=loss, closure=closure, full=full, batch=batch)
-        asked = self._ask([(i, batches[i]) for i in active], start, closure, full, loss)
+            self._require_needs(self._chains[i], loss=loss, closure=closure, full=full, batch=batch, parts=parts)
+        asked = self._ask([(i, batches[i]) for i in active], start, closure, full, loss, variance)
         units = [unit for found in batches for unit in found.units]
         verdict = self._guard.look([*units, *(leaf for leaf, _, _ in asked)]) if units else False
         if verdict is False:  # nothing to do, or a step that must change nothing
@@ -291,9 +297,9 @@ class Optimizer(torch.optim.Optimizer):
             self._guard.complain()
             return result
         ok = verdict if isinstance(verdict, Tensor) else None
+        rows = [pair for i in active for pair in self._rows(i, batches[i], batch)]
         for leaf, slot, signed in asked:
             self._fill(leaf, slot, signed, ok)
-        rows = [pair for i in active for pair in self._rows(i, batches[i], batch)]
         for row, held in rows:
             _copy(held, row, ok)
         # A GROUP step sums over all tensors that run its chain, whatever group they are in and whatever their values.
@@ -412,6 +418,15 @@ class Optimizer(torch.optim.Optimizer):
                     f"{chain.name} needs {what} at every step and got none. Expected {expected}. Write:\n    {code}"
                 )
 
+    def _together(self, parts: Sequence[Closure], closure: Closure | None) -> tuple[Any, dict[int, Tensor]]:
+        if closure is not None or not parts or not all(callable(part) for part in parts):
+            seen = "both a closure and parts" if closure is not None else f"parts={parts!r}"
+            raise InvalidValueError(
+                f"step() got {seen}. Expected a list of closures, one for every part of the batch, and no closure besides. "
+                f"Write optimizer.step(parts=[first, second])."
+            )
+        return evaluate_parts(parts, self._parameters())
+
     # -- gradients elsewhere ------------------------------------------------------------------------------------------
 
     def _parameters(self) -> list[Tensor]:
@@ -424,6 +439,7 @@ class Optimizer(torch.optim.Optimizer):
         closure: Closure | None,
         full: Closure | None,
         loss: Tensor | None,
+        variance: Mapping[int, Tensor] | None,
     ) -> list[tuple[Leaf, str, bool]]:
         """What the steps' requests find: (a leaf with the gradient as its own, the slot it is for, whether that has a sign).
 
@@ -449,6 +465,9 @@ class Optimizer(torch.optim.Optimizer):
                 if isinstance(members[0][4], Search):
                     assert closure is not None
                     values: Sequence[Tensor | None] = self._search(slot, members, ats, elsewhere, closure)
+                elif isinstance(members[0][4], VarianceOfParts):
+                    assert variance is not None
+                    values = [variance[id(leaf.whole)] for _, leaf, *_ in members]
                 else:
                     points = []
                     for at, (i, leaf, key, step, request) in zip(ats, members, strict=True):
@@ -464,7 +483,7 @@ class Optimizer(torch.optim.Optimizer):
                     other = Leaf(leaf.whole, self.state[leaf.whole], leaf.name, leaf.place)
                     other.give(
                         [torch.zeros_like(leaf.whole) if value is None else value],
-                        ascend and not isinstance(request, Search),
+                        ascend and isinstance(request, GradientAt | FullGradient),
                     )
                     found.setdefault(id(leaf.whole), {})[name] = other.g.to(at.g.dtype)
                     asked.append((other, slot, name not in step.nonnegative))
@@ -709,6 +728,12 @@ _NEEDS = {  # need -> (what it is, what is expected, the lines to write)
         "a second closure, over all data, as full=",
         "def full(): optimizer.zero_grad(); loss = criterion(model(all_x), all_y); loss.backward(); return loss\n"
         "    optimizer.step(closure, full=full)",
+    ),
+    "parts": (
+        "the gradients of the batch's parts",
+        "a list of closures, one for every equal part of the batch, as parts=",
+        "def part(x, y): loss = criterion(model(x), y); loss.backward(); return loss\n"
+        "    optimizer.step(parts=[lambda x=x, y=y: part(x, y) for x, y in zip(xs.chunk(8), ys.chunk(8))])",
     ),
     "batch": (
         "the number of the batch",

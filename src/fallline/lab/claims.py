@@ -93,7 +93,7 @@ class ClaimLab:
                 p.grad = g.clone()
                 return (p.detach() * g).sum()
 
-            optimizer.step(closure, full=closure, batch=t % _NUM_BATCHES)
+            self._step(optimizer, closure, closure, t % _NUM_BATCHES)
             path.append(p.detach().clone())
         return optimizer, path
 
@@ -103,7 +103,7 @@ class ClaimLab:
         optimizer = Optimizer([p], method(**hypers), fuse="eager")
         for t in range(steps):
             closure = self._closure(optimizer, lambda: loss(p))
-            optimizer.step(closure, full=closure, batch=t % _NUM_BATCHES)
+            self._step(optimizer, closure, closure, t % _NUM_BATCHES)
         return p.detach()
 
     def on_batches(self, method: Method, steps: int, whole: bool = False, scale: float = 1.0, **hypers: Any) -> Tensor:
@@ -121,8 +121,16 @@ class ClaimLab:
         full = self._closure(optimizer, partial(loss, slice(None)))
         for i in torch.randint(_NUM_BATCHES, (steps,), generator=made).tolist():
             one = self._closure(optimizer, partial(loss, slice(i, i + 1)))
-            optimizer.step(full if whole else one, full=full, batch=i)
+            self._step(optimizer, full if whole else one, full, i)
         return (p.detach() - (h * centre).sum(0) / h.sum(0)).norm()
+
+    @staticmethod
+    def _step(optimizer: Optimizer, closure: Callable[[], Tensor], full: Callable[[], Tensor], i: int) -> None:
+        """A step that is given whatever the method may need; the batch is its own only part."""
+        if "parts" in optimizer.chains[0].needs:
+            optimizer.step(parts=[closure])
+        else:
+            optimizer.step(closure, full=full, batch=i)
 
     @staticmethod
     def _closure(optimizer: Optimizer, loss: Callable[[], Tensor]) -> Callable[[], Tensor]:
@@ -133,6 +141,19 @@ class ClaimLab:
             return value
 
         return closure
+
+    def move_by_parts(self, method: Method, noise: Sequence[float], **hypers: Any) -> Tensor:
+        """How far coordinates that have the gradient 1 move at the first step, if it is 1 + noise in one half of the batch and
+        1 - noise in the other."""
+        p = torch.nn.Parameter(torch.zeros(len(noise), dtype=torch.float64))
+        optimizer = Optimizer([p], method(**hypers), fuse="eager")
+
+        def half(sign: float) -> Tensor:
+            p.grad = 1 + sign * torch.tensor(noise, dtype=torch.float64)
+            return p.detach().sum()
+
+        optimizer.step(parts=[partial(half, 1.0), partial(half, -1.0)])
+        return p.detach().abs()
 
     def online(self, method: Method, gradient: Callable[[int], float], steps: int, lr: float, **hypers: Any) -> float:
         """Where a scalar ends in [-1, 1] under linear losses ``gradient(t) x`` and the rate lr / sqrt(t), projected."""

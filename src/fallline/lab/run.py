@@ -7,7 +7,8 @@ import json
 import math
 import shlex
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -88,6 +89,7 @@ class _Spent:
     """What a step has taken: gradients of batches and examples seen, CPU seconds of the whole and of the optimizer."""
 
     loss: float = math.nan
+    losses: list[float] = field(default_factory=list)  # of parts
     gradients: int = 0
     samples: int = 0
     seconds: float = 0.0
@@ -131,12 +133,32 @@ def _step(task: Task, model: nn.Module, optimizer: Optimizer, seed: int, t: int)
         inside += time.process_time() - entered
         return total
 
+    def part(indices: Tensor) -> Tensor:
+        nonlocal inside
+        entered = time.process_time()
+        piece = fetch(task.train, indices)
+        piece = piece if task.augment is None else task.augment(piece, noise)
+        loss = task.loss(model, piece)
+        loss.backward()
+        spent.losses.append(float(loss.detach()))
+        inside += time.process_time() - entered
+        return loss.detach()
+
     entering = time.process_time()
-    optimizer.step(closure, full=full, batch=number)
+    if "parts" in needs:
+        noise = generator(seed, "noise", t)
+        pieces = chosen.tensor_split(min(NUM_PARTS, len(chosen)))
+        optimizer.step(parts=[partial(part, indices) for indices in pieces])
+        spent.gradients, spent.loss = 1, math.fsum(spent.losses) / len(pieces)
+    else:
+        optimizer.step(closure, full=full, batch=number)
     done = time.process_time()
     spent.seconds, spent.optimizer_seconds = done - began, done - entering - inside
     return spent
 
+
+NUM_PARTS = 8
+"""Parts into which a batch is split for methods that look at how their gradients differ."""
 
 FULL_BATCHES = 100
 """Batches that stand for all data where there are more."""

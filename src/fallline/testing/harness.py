@@ -20,6 +20,7 @@ __all__ = [
     "LAYOUTS",
     "SHAPES",
     "a_loss",
+    "apart",
     "batch_of",
     "bent",
     "build",
@@ -115,6 +116,9 @@ def _with_needs(optimizer: Any, args: Any, kwargs: Any) -> Any:
     needs = frozenset().union(*(c.needs for c in optimizer.chains))
     closure, full = closures(having, [p.grad for p in having]) if given is None else (given, given)
     extra = dict(kwargs)
+    if "parts" in needs:
+        chosen = parts_of(having, [p.grad for p in having]) if given is None else [given]
+        return args[:1], {**extra, "closure": None, "parts": kwargs.get("parts") or chosen}
     if "batch" in needs:
         extra.setdefault("batch", batch_of(optimizer.param_groups[0]["step"] + 1))
     if "full" in needs:
@@ -152,6 +156,26 @@ def closures(params: Sequence[Tensor], grads: Sequence[Any]) -> tuple[Callable[[
         return closure
 
     return leave(1.0), leave(2.0)
+
+
+def apart(g: Tensor) -> Tensor:
+    """How far the gradients of both halves of a batch are from their mean g: more for large entries than for small ones."""
+    return torch.where(g.abs() > 1, 3 * g, g)
+
+
+def parts_of(params: Sequence[Tensor], grads: Sequence[Any]) -> list[Callable[[], Tensor]]:
+    """Two closures whose gradients have the mean ``grads``."""
+    kept = [g.to_dense() if g.is_sparse else g.detach().clone() for g in grads]
+
+    def part(large: float, small: float) -> Callable[[], Tensor]:
+        def closure() -> Tensor:
+            for p, g in zip(params, kept, strict=True):
+                p.grad = torch.where(g.abs() > 1, large * g, small * g)  # powers of two: exact
+            return a_loss(params, kept)
+
+        return closure
+
+    return [part(4.0, 2.0), part(-2.0, 0.0)]
 
 
 def step_on(optimizer: Optimizer, gradient: Callable[[Tensor], Tensor]) -> None:

@@ -15,6 +15,7 @@ from fallline.transforms.radial import project_radial
 from fallline.transforms.random_scaling import random_scaling
 from fallline.transforms.recursive import recursive_gradient
 from fallline.transforms.schedule_free import schedule_free
+from fallline.transforms.signal_to_noise import scale_by_signal_to_noise
 from fallline.transforms.slow_weights import slow_weights
 from fallline.transforms.steepest import sign, steepest
 from fallline.transforms.trust import trust
@@ -41,6 +42,7 @@ __all__ = [
     "proximal_decay",
     "random_scaling",
     "recursive_gradient",
+    "scale_by_signal_to_noise",
     "schedule_free",
     "sign",
     "slow_weights",

@@ -140,3 +140,14 @@ def o2nc(x, steps, problem, lr, radius, every, draws):
             delta = np.zeros_like(delta)
         w = x + draws[t - 1] * delta
     return w
+
+
+def vrgd(x, steps, problem, lr, floor, weight_decay):
+    sizes = np.cumsum(problem.sizes)[:-1]
+    for _ in range(steps):
+        grads = np.stack([problem.grad(i, x) for i in range(len(problem.a))])
+        g = grads.mean(0)
+        r = g**2 / ((grads**2).mean(0) - g**2)
+        r = np.concatenate([np.clip(part / part.mean(), floor, 1) for part in np.split(r, sizes)])
+        x = x - lr * r * (g + weight_decay * x)
+    return x

@@ -23,7 +23,7 @@ class ArmijoSearch(Transform):
     shrink: Hyper = 0.9
     growth: Hyper = 2 ** (1 / 500)
     most: int = 100
-    domains = {"c": Domain("(0, 1)"), "shrink": Domain("(0, 1)"), "growth": Domain("[1, inf)")}
+    domains = {"c": Domain("(0, 1)"), "shrink": Domain("(0, 1)"), "growth": Domain("(0, inf)")}
     reach = Reach.GROUP
     slots = {"share": lambda step, p: p.new_ones(())}  # of lr, so that a schedule moves the rates that are tried
     gradients = {

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fallline.core.gradients import FullGradient, GradientAt, Search
+from fallline.core.gradients import FullGradient, GradientAt, Search, VarianceOfParts
 from fallline.core.method import Method
 from fallline.core.optimizer import Optimizer
 from fallline.core.transform import Transform, named_steps
@@ -17,6 +17,7 @@ from fallline.testing.check import contract
 from fallline.testing.harness import (
     SHAPES,
     a_loss,
+    apart,
     batch_of,
     bent,
     build,
@@ -391,6 +392,8 @@ def _elsewhere(k: str, step: Transform, slots: dict[Any, Tensor], at: At) -> Non
             slots[k, s] = bent(at.g, at.p, x)
         elif isinstance(request, FullGradient) and request.due(step, int(at.t)):
             slots[k, s] = 2 * at.g
+        elif isinstance(request, VarianceOfParts):
+            slots[k, s] = apart(at.g).square()
     for s in step.rows:
         slots[k, s] = slots.get((k, s, batch_of(int(at.t))), torch.zeros_like(at.p))
 
