@@ -260,3 +260,10 @@ def test_a_folder_that_cannot_be_written_to_is_done_without(tmp_path, monkeypatc
     native.build.cache_clear()
     assert native.build(SOURCE % 43).answer() == 43
     native.build.cache_clear()
+
+
+def test_prepare_builds_what_the_first_step_needs(monkeypatch):
+    optimizer = Optimizer(parameters(((30, 3), (4,))), lamb(), fuse="flat")
+    optimizer.prepare()
+    monkeypatch.setattr(bundle, "build", lambda _: pytest.fail("built in a step"))
+    drive(optimizer, (1, 2))

@@ -247,6 +247,7 @@ def make_bundles(leaves: Sequence[Leaf], segments: Sequence[Segment]) -> tuple[l
         if kinds is None or how is None:
             left.append(leaf)
             continue
+        _num_beyond(leaf.p.dtype)  # built before the first step, too
         key = (tuple(sorted(kinds.items(), key=str)), int(leaf.steps))
         joining.setdefault(key, []).append(leaf)
         plans[key] = how

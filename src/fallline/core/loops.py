@@ -310,13 +310,17 @@ class Emitter:
                 f"stage{s}(c, at, sizes[t], 0, sizes[t], found, part); combine{s}(found, part);"
                 for s in range(len(stages))
             ),
-            split="\n    ".join(_SPLIT.format(s=s) for s in range(len(stages))),
+            split="\n    ".join(_SPLIT.format(s=s, place=self._place(s)) for s in range(len(stages))),
             totals=max(1, len(self.results)) if self.totals else 1,
         )
         written = tuple(self.results) if not self.totals else ()
         return Loops(
             source, self.keys, written, len(self.reductions), len(self.results) if self.totals else 0, self.single
         )
+
+    def _place(self, s: int) -> str:
+        """Where a pass is: they go to and fro, a sum that comes before a step backwards, so that each begins where the cache is warm."""
+        return "num_split - 1 - j" if (s % 2 == 1) != self.totals else "j"
 
     def _pass(self, s: int, outputs: Mapping[str, fx.Node]) -> str:
         stage = Stage(self)
@@ -481,10 +485,11 @@ static void stage{s}(const Numbers& c, void* const* at, int64_t n, int64_t begin
 
 _SPLIT = """
     #pragma omp parallel for num_threads(threads) schedule(dynamic, 1) if (num_split > 1)
-    for (int64_t k = 0; k < num_split; ++k) {{
+    for (int64_t j = 0; j < num_split; ++j) {{
+        const int64_t k = {place};
         const int64_t t = split[3 * k];
         void* at[ARRAYS];
-        for (int j = 0; j < ARRAYS; ++j) at[j] = (void*)arrays[j][t];
+        for (int i = 0; i < ARRAYS; ++i) at[i] = (void*)arrays[i][t];
         stage{s}(c, at, sizes[t], split[3 * k + 1], split[3 * k + 2], &sums[t * SUMS], &parts[k * SUMS]);
     }}
     for (int64_t k = 0; k < num_split; ++k) {{

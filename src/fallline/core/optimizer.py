@@ -365,6 +365,14 @@ class Optimizer(torch.optim.Optimizer):
         self._layouts[index] = held
         return held
 
+    def prepare(self) -> None:
+        """Build now what the first step would build, so that no step takes longer than the others. On the CPU these are native
+        loops; what torch compiles (MATRIX steps, 8-bit state) is still compiled at the first step."""
+        for i, group in enumerate(self.param_groups):
+            learning = [p for p in group["params"] if p.requires_grad]
+            if learning:
+                self._layout(i, learning)
+
     def explain(self) -> str:
         """How each group is run: method and values, layout, calls, bytes moved and held for each parameter."""
         lines = []

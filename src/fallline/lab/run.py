@@ -74,6 +74,7 @@ def train(task: Task, spec: RunSpec) -> dict[str, Any]:
     if "num_batches" in method.options:
         hypers["num_batches"] = len(task.train) // task.batch_size
     optimizer = Optimizer(model, method(lr=lr * schedule(spec.steps), **hypers))
+    optimizer.prepare()  # outside of the times
     record = _Record(task, spec)
     with torch.random.fork_rng(devices=[]):
         for t in range(1, spec.steps + 1):
