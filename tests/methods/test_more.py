@@ -8,7 +8,7 @@ import fallline
 from fallline import METHODS, Optimizer
 from fallline.core.execute import compiler_available
 from fallline.core.kernel import Kernel
-from fallline.core.random import permutation
+from fallline.core.random import normal_like, permutation
 from fallline.core.rounding import stream_key
 from fallline.testing.harness import drive, gradients, parameters, same
 from methods.test_free import gap, ours, scripted
@@ -84,6 +84,19 @@ def test_the_noise_of_entropy_sgd_is_langevins():
     scale = torch.cat([(a - b).flatten() for a, b in zip(noisy, silent, strict=True)]) / (0.04**0.5 * 0.5)
     assert 0.6 < float(scale.std()) < 1.4
     assert len(set(scale.tolist())) == scale.numel()
+
+
+def test_noisy_sgd_is_sgd_on_noisy_gradients():
+    params, x = parameters(SHAPES, torch.float64), parameters(SHAPES, torch.float64)
+    drive(Optimizer(params, METHODS["noisy_sgd"](0.1, momentum=0.5, eta=0.3, weight_decay=0.1)), (1, 2, 3))
+    for i, p in enumerate(x):
+        key = torch.tensor(stream_key(0, f"parameter {i} of group 0:add_noise.stream"))
+        p, m = p.detach(), 0.0
+        for t in (1, 2, 3):
+            noise = (0.3 / t**0.55) ** 0.5 * normal_like(p, key, t)
+            m = 0.5 * m + gradients(x, t)[i] + 0.1 * p + noise
+            p = p - 0.1 * m
+        assert torch.allclose(params[i].detach(), p, rtol=1e-12)
 
 
 def test_entropy_sgd_is_evaluated_at_its_anchor():
