@@ -485,6 +485,25 @@ class AdaptiveBraking(DropIn):
         seed: int = ...,
     ) -> None: ...
 
+class ArmijoSGD(DropIn):
+    def __init__(
+        self,
+        params: Any,
+        lr: Hyper = ...,
+        c: Hyper = ...,
+        shrink: Hyper = ...,
+        growth: Hyper = ...,
+        most: int = ...,
+        *,
+        maximize: bool = ...,
+        fuse: Fuse = ...,
+        nonfinite: Policy = ...,
+        patience: int = ...,
+        state_format: str = ...,
+        rounding: Rounding = ...,
+        seed: int = ...,
+    ) -> None: ...
+
 class AveragedSGD(DropIn):
     def __init__(
         self,
@@ -603,6 +622,22 @@ class EntropySGD(DropIn):
         eps: Hyper = ...,
         weight_decay: Hyper = ...,
         num_inner: int = ...,
+        *,
+        maximize: bool = ...,
+        fuse: Fuse = ...,
+        nonfinite: Policy = ...,
+        patience: int = ...,
+        state_format: str = ...,
+        rounding: Rounding = ...,
+        seed: int = ...,
+    ) -> None: ...
+
+class Extragradient(DropIn):
+    def __init__(
+        self,
+        params: Any,
+        lr: Hyper = ...,
+        ahead: Hyper = ...,
         *,
         maximize: bool = ...,
         fuse: Fuse = ...,
@@ -851,6 +886,45 @@ class MADGRAD(DropIn):
         seed: int = ...,
     ) -> None: ...
 
+class MARSAdamW(DropIn):
+    def __init__(
+        self,
+        params: Any,
+        lr: Hyper = ...,
+        betas: tuple[Hyper, Hyper] = ...,
+        eps: Hyper = ...,
+        weight_decay: Hyper = ...,
+        gamma: Hyper = ...,
+        exact: bool = ...,
+        *,
+        maximize: bool = ...,
+        fuse: Fuse = ...,
+        nonfinite: Policy = ...,
+        patience: int = ...,
+        state_format: str = ...,
+        rounding: Rounding = ...,
+        seed: int = ...,
+    ) -> None: ...
+
+class MARSLion(DropIn):
+    def __init__(
+        self,
+        params: Any,
+        lr: Hyper = ...,
+        b1: Hyper = ...,
+        weight_decay: Hyper = ...,
+        gamma: Hyper = ...,
+        exact: bool = ...,
+        *,
+        maximize: bool = ...,
+        fuse: Fuse = ...,
+        nonfinite: Policy = ...,
+        patience: int = ...,
+        state_format: str = ...,
+        rounding: Rounding = ...,
+        seed: int = ...,
+    ) -> None: ...
+
 class MoMo(DropIn):
     def __init__(
         self,
@@ -979,6 +1053,24 @@ class NovoGrad(DropIn):
         seed: int = ...,
     ) -> None: ...
 
+class O2NC(DropIn):
+    def __init__(
+        self,
+        params: Any,
+        lr: Hyper = ...,
+        radius: Hyper = ...,
+        every: int = ...,
+        step_seed: int = ...,
+        *,
+        maximize: bool = ...,
+        fuse: Fuse = ...,
+        nonfinite: Policy = ...,
+        patience: int = ...,
+        state_format: str = ...,
+        rounding: Rounding = ...,
+        seed: int = ...,
+    ) -> None: ...
+
 class OptAMSGrad(DropIn):
     def __init__(
         self,
@@ -987,6 +1079,22 @@ class OptAMSGrad(DropIn):
         betas: tuple[Hyper, Hyper] = ...,
         eps: Hyper = ...,
         weight_decay: Hyper = ...,
+        *,
+        maximize: bool = ...,
+        fuse: Fuse = ...,
+        nonfinite: Policy = ...,
+        patience: int = ...,
+        state_format: str = ...,
+        rounding: Rounding = ...,
+        seed: int = ...,
+    ) -> None: ...
+
+class OptimisticGradient(DropIn):
+    def __init__(
+        self,
+        params: Any,
+        lr: Hyper = ...,
+        optimism: Hyper = ...,
         *,
         maximize: bool = ...,
         fuse: Fuse = ...,
@@ -1076,6 +1184,24 @@ class RMSprop(DropIn):
         seed: int = ...,
     ) -> None: ...
 
+class RandomScalingSGDM(DropIn):
+    def __init__(
+        self,
+        params: Any,
+        lr: Hyper = ...,
+        momentum: Hyper = ...,
+        weight_decay: Hyper = ...,
+        step_seed: int = ...,
+        *,
+        maximize: bool = ...,
+        fuse: Fuse = ...,
+        nonfinite: Policy = ...,
+        patience: int = ...,
+        state_format: str = ...,
+        rounding: Rounding = ...,
+        seed: int = ...,
+    ) -> None: ...
+
 class Rprop(DropIn):
     def __init__(
         self,
@@ -1083,6 +1209,38 @@ class Rprop(DropIn):
         lr: Hyper = ...,
         etas: tuple[Hyper, Hyper] = ...,
         step_sizes: tuple[Hyper, Hyper] = ...,
+        *,
+        maximize: bool = ...,
+        fuse: Fuse = ...,
+        nonfinite: Policy = ...,
+        patience: int = ...,
+        state_format: str = ...,
+        rounding: Rounding = ...,
+        seed: int = ...,
+    ) -> None: ...
+
+class SAGA(DropIn):
+    def __init__(
+        self,
+        params: Any,
+        lr: Hyper = ...,
+        num_batches: int = ...,
+        *,
+        maximize: bool = ...,
+        fuse: Fuse = ...,
+        nonfinite: Policy = ...,
+        patience: int = ...,
+        state_format: str = ...,
+        rounding: Rounding = ...,
+        seed: int = ...,
+    ) -> None: ...
+
+class SARAH(DropIn):
+    def __init__(
+        self,
+        params: Any,
+        lr: Hyper = ...,
+        every: int = ...,
         *,
         maximize: bool = ...,
         fuse: Fuse = ...,
@@ -1168,6 +1326,23 @@ class SGDW(DropIn):
         seed: int = ...,
     ) -> None: ...
 
+class SPIDER(DropIn):
+    def __init__(
+        self,
+        params: Any,
+        lr: Hyper = ...,
+        exponent: Hyper = ...,
+        every: int = ...,
+        *,
+        maximize: bool = ...,
+        fuse: Fuse = ...,
+        nonfinite: Policy = ...,
+        patience: int = ...,
+        state_format: str = ...,
+        rounding: Rounding = ...,
+        seed: int = ...,
+    ) -> None: ...
+
 class SPS(DropIn):
     def __init__(
         self,
@@ -1194,6 +1369,39 @@ class STEP(DropIn):
         eps: Hyper = ...,
         weight_decay: Hyper = ...,
         freeze_at: int = ...,
+        *,
+        maximize: bool = ...,
+        fuse: Fuse = ...,
+        nonfinite: Policy = ...,
+        patience: int = ...,
+        state_format: str = ...,
+        rounding: Rounding = ...,
+        seed: int = ...,
+    ) -> None: ...
+
+class STORM(DropIn):
+    def __init__(
+        self,
+        params: Any,
+        lr: Hyper = ...,
+        w: Hyper = ...,
+        c: Hyper = ...,
+        *,
+        maximize: bool = ...,
+        fuse: Fuse = ...,
+        nonfinite: Policy = ...,
+        patience: int = ...,
+        state_format: str = ...,
+        rounding: Rounding = ...,
+        seed: int = ...,
+    ) -> None: ...
+
+class SVRG(DropIn):
+    def __init__(
+        self,
+        params: Any,
+        lr: Hyper = ...,
+        every: int = ...,
         *,
         maximize: bool = ...,
         fuse: Fuse = ...,
@@ -1333,6 +1541,23 @@ class TruncatedModel(DropIn):
         params: Any,
         lr: Hyper = ...,
         f_star: Hyper = ...,
+        *,
+        maximize: bool = ...,
+        fuse: Fuse = ...,
+        nonfinite: Policy = ...,
+        patience: int = ...,
+        state_format: str = ...,
+        rounding: Rounding = ...,
+        seed: int = ...,
+    ) -> None: ...
+
+class VRGD(DropIn):
+    def __init__(
+        self,
+        params: Any,
+        lr: Hyper = ...,
+        floor: Hyper = ...,
+        weight_decay: Hyper = ...,
         *,
         maximize: bool = ...,
         fuse: Fuse = ...,

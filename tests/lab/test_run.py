@@ -4,6 +4,7 @@ import pytest
 import small
 import torch
 
+from fallline.lab import run
 from fallline.lab.run import RunSpec, schedule, train
 
 
@@ -75,3 +76,43 @@ def test_the_id_names_the_numbers_and_the_command_reproduces_them():
         spec(lr=0.1, b1=0.8).command
         == "fallline run small --method adamw --set b1=0.8 --set lr=0.1 --seed 1 --steps 40"
     )
+
+
+def test_every_gradient_is_counted():
+    def count(method, **hypers):
+        record = train(small.make_task(target=1e9), spec(method, lr=0.01, **hypers))
+        hit = record["to_target"]
+        assert hit["steps"] == 10
+        return hit["gradient_evaluations"], hit["samples"], record["gradient_evaluations"]
+
+    task = small.make_task()
+    passes = -(-len(task.train) // 8)
+    assert count("adamw") == (10, 80, 40)
+    assert count("storm") == (19, 80, 79)  # the first iterate has none before it
+    assert count("extragradient") == (20, 80, 80)
+    assert count("saga") == count("vrgd") == (10, 80, 40)  # the parts of a batch are a batch
+    once = passes  # every=100: the full gradient at the first step, where the snapshot's gradient is not needed
+    assert count("svrg") == (19 + once, 80 + len(task.train), 79 + once)
+
+
+def test_all_data_are_a_sample_where_there_are_many(monkeypatch):
+    monkeypatch.setattr(run, "FULL_BATCHES", 3)
+    task = small.make_task()
+    parts = run._all_data(task, 1, 5)
+    assert [len(part) for part, _ in parts] == [8, 8, 8]
+    assert sum(weight for _, weight in parts) == pytest.approx(1)
+    assert [p.tolist() for p, _ in parts] != [p.tolist() for p, _ in run._all_data(task, 1, 6)]
+    monkeypatch.undo()
+    whole = run._all_data(task, 1, 5)
+    assert torch.cat([part for part, _ in whole]).tolist() == list(range(len(task.train)))
+    assert sum(weight for _, weight in whole) == pytest.approx(1)
+
+
+def test_fixed_batches_are_those_of_the_first_epoch_in_new_orders():
+    task = small.make_task()
+    count = len(task.train) // 8
+    drawn = [run._chosen(task, 1, t, fixed=True) for t in range(1, 2 * count + 1)]
+    first = [run._chosen(task, 1, t, fixed=False)[1].tolist() for t in range(1, count + 1)]
+    for epoch in (drawn[:count], drawn[count:]):
+        assert sorted(number for number, _ in epoch) == list(range(count))
+        assert all(chosen.tolist() == first[number] for number, chosen in epoch)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
+from unittest.mock import patch
 
 import torch
 
@@ -136,14 +139,14 @@ def num_threads(threads: int) -> Iterator[None]:
 
 @contextmanager
 def start_compiler(layouts: Sequence[str]) -> Iterator[float | None]:
-    """An empty compiler cache for a while, so that first steps are first; the seconds that the compiler itself takes to
+    """Empty compiler caches for a while, so that first steps are first; the seconds that torch's compiler itself takes to
     start (imports, precompiled headers, once a machine), or None where nothing will compile."""
     if set(layouts) == {"eager"} or not compiler_available():
         yield None
         return
     from torch._inductor.utils import fresh_cache
 
-    with fresh_cache():
+    with fresh_cache(), TemporaryDirectory() as folder, patch.dict(os.environ, {"FALLLINE_CACHE": folder}):
         start = time.perf_counter()
         torch.compile(lambda x: x + 1.0)(torch.zeros(64))
         yield time.perf_counter() - start

@@ -12,7 +12,7 @@ from array import array
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from itertools import chain
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
@@ -97,13 +97,16 @@ def _address(values: array[int]) -> ctypes.c_void_p:
     return ctypes.c_void_p(values.buffer_info()[0])
 
 
-Plan = Sequence[tuple[Function | None, Function | None]]
+Kinds: TypeAlias = Mapping[str, tuple[torch.dtype, bool]]
+"""Arrays as loops know them: the dtype, and whether it is one number for each tensor."""
+
+Plan: TypeAlias = Sequence[tuple[Function | None, Function | None]]
 """For every segment, what measures and what steps."""
 
 _PLANS: dict[Any, Plan | None] = {}
 
 
-def plan(segments: Sequence[Segment], kinds: Mapping[str, tuple[torch.dtype, bool]]) -> Plan | None:
+def plan(segments: Sequence[Segment], kinds: Kinds) -> Plan | None:
     """How a chain runs on tensors with such arrays (dtype, and whether one number each); None if loops cannot express it."""
     key = (tuple((s.structure, s.first, s.last, s.storage) for s in segments), tuple(sorted(kinds.items(), key=str)))
     if key not in _PLANS:
@@ -114,9 +117,11 @@ def plan(segments: Sequence[Segment], kinds: Mapping[str, tuple[torch.dtype, boo
     return _PLANS[key]
 
 
-def _made(segments: Sequence[Segment], kinds: Mapping[str, tuple[torch.dtype, bool]]) -> Plan:
+def _made(segments: Sequence[Segment], kinds: Kinds) -> Plan:
     if max(segment.reach for segment in segments) >= Reach.MATRIX:
         raise NotExpressible("a step that looks at shapes")
+    if not all(step.compiles for segment in segments for _, step in segment.named):
+        raise NotExpressible("a step that is not to be compiled")
     samples = {k: torch.zeros(() if lone else (64,), dtype=dtype) for k, (dtype, lone) in kinds.items()}
     samples["u"] = torch.zeros(64, dtype=compute_dtype(samples["p"].dtype))
     found: list[tuple[Function | None, Function | None]] = []
@@ -126,7 +131,8 @@ def _made(segments: Sequence[Segment], kinds: Mapping[str, tuple[torch.dtype, bo
         known = ("t", *(["loss"] if any("loss" in step.needs for _, step in segment.named) else []))
         measure = None
         if not segment.first or (segment.named and segment.named[0][1].reach == Reach.GROUP):
-            measure = Function(trace_loops(segment, arrays, known, totals=True), known)
+            seen = {k: v for k, v in arrays.items() if k != "u" or not segment.first}
+            measure = Function(trace_loops(segment, seen, known, totals=True), known)
             number = measure.loops.num_totals
             totals = ("total",) if measure.loops.single else tuple(f"total_{i}" for i in range(number))
         step = None
@@ -142,7 +148,7 @@ class Bundle:
 
     scattered = False  # as an ELEMENT chain sees it
 
-    def __init__(self, leaves: Sequence[Leaf], how: Plan) -> None:
+    def __init__(self, leaves: Sequence[Leaf], how: Plan, kinds: Kinds) -> None:
         self.leaves, self.plan = list(leaves), how
         self.groups = tuple(dict.fromkeys(group for leaf in self.leaves for group in leaf.groups))
         self.p = self.leaves[0].p
@@ -160,7 +166,7 @@ class Bundle:
         self._handed_out = False
         self._table = Table(sizes)
         self._put("p", self._parameters)
-        for key in self.leaves[0].state:
+        for key in kinds.keys() - {"p", "g"}:
             self._put(key, [state[key] for state in self._states])
 
     def _put(self, key: str, tensors: Sequence[Tensor]) -> None:
@@ -244,10 +250,10 @@ def make_bundles(leaves: Sequence[Leaf], segments: Sequence[Segment]) -> tuple[l
         key = (tuple(sorted(kinds.items(), key=str)), int(leaf.steps))
         joining.setdefault(key, []).append(leaf)
         plans[key] = how
-    return [Bundle(found, plans[key]) for key, found in joining.items()], left
+    return [Bundle(found, plans[key], dict(key[0])) for key, found in joining.items()], left
 
 
-def _kinds(leaf: Leaf, segments: Sequence[Segment]) -> dict[str, tuple[torch.dtype, bool]] | None:
+def _kinds(leaf: Leaf, segments: Sequence[Segment]) -> Kinds | None:
     """Its arrays as loops know them; None for a tensor that they cannot take."""
     p = leaf.p
     wide = any(segment.reach > Reach.ELEMENT for segment in segments)
@@ -255,10 +261,10 @@ def _kinds(leaf: Leaf, segments: Sequence[Segment]) -> dict[str, tuple[torch.dty
         return None
     if type(p) not in (Tensor, nn.Parameter) or dense_order(p) is None or p.is_neg() or (leaf.scattered and wide):
         return None
+    touched = {key for segment in segments for key in segment.touched(dict(leaf.state))}
     kinds = {"p": (p.dtype, False), "g": (p.dtype, False)}
-    for key, v in leaf.state.items():
-        if key == "step":
-            continue
+    for key in sorted(touched):
+        v = leaf.state[key]
         if v.dim() > 0 and (v.shape != p.shape or v.stride() != p.stride()):
             return None
         kinds[key] = (v.dtype, v.dim() == 0)

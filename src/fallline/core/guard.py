@@ -119,7 +119,8 @@ def _sound(g: Tensor) -> Tensor:
 
 
 def _limit(dtype: torch.dtype) -> float:
-    return math.sqrt(torch.finfo(compute_dtype(dtype)).max)
+    limit = math.sqrt(torch.finfo(compute_dtype(dtype)).max)
+    return min(limit, torch.finfo(dtype).max)  # as a float16 the limit would be infinite
 
 
 def _cleaned(g: Tensor) -> Tensor:

@@ -93,7 +93,7 @@ SIZES = {torch.ops.aten.sym_numel.default, torch.ops.aten.sym_size.int}
 
 @dataclass
 class Reduction:
-    kind: str  # sum, amax, amin, any, all
+    kind: str  # sum, amax, amin, any
     dtype: torch.dtype
     stage: int
     text: Callable[[Stage], str]
@@ -446,23 +446,20 @@ _STEPS = {
     "amax": "{x} = larger({x}, ({t})({value}));",
     "amin": "{x} = smaller({x}, ({t})({value}));",
     "any": "{x} |= {value};",
-    "all": "{x} &= {value};",
 }
-_START = {"sum": "0", "amax": "-({t})INFINITY", "amin": "({t})INFINITY", "any": "0", "all": "1"}
-_CLAUSE = {"sum": "+", "amax": "max", "amin": "min", "any": "|", "all": "&"}
+_START = {"sum": "0", "amax": "-({t})INFINITY", "amin": "({t})INFINITY", "any": "0"}
+_CLAUSE = {"sum": "+", "amax": "max", "amin": "min", "any": "|"}
 _FLUSH = {
     "sum": "s{p} += r{p};",
     "amax": "s{p} = larger(s{p}, (double)r{p});",
     "amin": "s{p} = smaller(s{p}, (double)r{p});",
     "any": "s{p} = (s{p} != 0) | r{p};",
-    "all": "s{p} = (s{p} != 0) & r{p};",
 }
 _COMBINE = {
     "sum": "found[{p}] += part[{p}];",
     "amax": "found[{p}] = larger(found[{p}], part[{p}]);",
     "amin": "found[{p}] = smaller(found[{p}], part[{p}]);",
     "any": "found[{p}] = (found[{p}] != 0) | (part[{p}] != 0);",
-    "all": "found[{p}] = (found[{p}] != 0) & (part[{p}] != 0);",
 }
 
 _STAGE = """
@@ -514,6 +511,13 @@ template <class T, class F> static inline T bits_as(F x) {{ T y; std::memcpy(&y,
 template <class T> static inline T larger(T x, T y) {{ return (x > y) | (x != x) ? x : y; }}
 template <class T> static inline T smaller(T x, T y) {{ return (x < y) | (x != x) ? x : y; }}
 template <class T> static inline T sign_of(T x) {{ return (T)((T)(x > 0) - (T)(x < 0)); }}
+template <class T> static inline T floor_quotient(T x, T y) {{
+    if (y == 0) return x / y;
+    const T rest = std::fmod(x, y), whole = (x - rest) / y - ((rest != 0) & ((rest < 0) != (y < 0)) ? 1 : 0);
+    if (whole == 0) return std::copysign((T)0, x / y);
+    const T down = std::floor(whole);
+    return whole - down > (T)0.5 ? down + 1 : down;
+}}
 template <class T> static inline T remainder_of(T x, T y) {{
     T r = std::fmod(x, y); return (r != 0) & ((r < 0) != (y < 0)) ? r + y : r;
 }}

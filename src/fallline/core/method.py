@@ -105,8 +105,13 @@ class Method:
     def state_bytes(self, **values: Any) -> float:
         """Bytes of state per float32 parameter, counted on the slots of a 256 x 256 matrix."""
         like = torch.zeros(256, 256)
-        slots = [init(step, like) for step in self(**values).steps for init in step.slots.values()]
-        return sum(s.numel() * s.element_size() for s in slots) / like.numel()
+        bytes_held = 0
+        for step in self(**values).steps:
+            for name, init in step.slots.items():
+                slot = init(step, like)
+                copies = 1 + step.rows[name](step) if name in step.rows else 1
+                bytes_held += copies * slot.numel() * slot.element_size()
+        return bytes_held / like.numel()
 
     def __call__(self, *args: Any, **values: Any) -> Chain:
         """The chain with the given hyperparameters; raises on unknown names and on values outside their domain."""

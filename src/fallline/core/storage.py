@@ -67,7 +67,12 @@ class Storage:
             for slot, init in step.slots.items():
                 site = Site(name, f"{key}.{slot}", self.seed)
                 value = init.make(step, like, site) if isinstance(init, FromSite) else init(step, like)
-                state.update(self._created(site.slot, value, slot not in step.nonnegative))
+                created = self._created(site.slot, value, slot not in step.nonnegative)
+                state.update(created)
+                if slot in step.rows:
+                    state.update(
+                        {f"{k}.rows": v.repeat(step.rows[slot](step), *[1] * v.dim()) for k, v in created.items()}
+                    )
         half = p.dtype in ROUNDED
         if half and self.rounding == "kahan":
             state["compensation"] = torch.zeros_like(p, requires_grad=False)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from fallline.core.errors import InvalidTypeError, InvalidValueError, unknown
+from fallline.core.gradients import Request
 from fallline.core.hyper import Domain, check_hyper, domain_of
 from fallline.core.types import At, Hyper, Reach, State
 
@@ -49,7 +50,9 @@ class Transform:
     reach: ClassVar[Reach] = Reach.ELEMENT
     slots: ClassVar[Mapping[str, Init]] = {}
     nonnegative: ClassVar[frozenset[str]] = frozenset()  # slots that are never below zero; 8-bit storage reads it
-    needs: ClassVar[frozenset[str]] = frozenset()
+    needs: ClassVar[frozenset[str]] = frozenset()  # {"loss"}; what gradients and rows need is known without saying
+    gradients: ClassVar[Mapping[str, Request]] = {}  # slots that the optimizer fills before update: gradients elsewhere
+    rows: ClassVar[Mapping[str, Callable[[Any], int]]] = {}  # slots kept for every batch by itself, and of how many
     domains: ClassVar[Mapping[str, Domain]] = {}
     compiles: ClassVar[bool] = True  # false where most steps skip dear work, which compiled ones would do all the same
     _hypers: ClassVar[tuple[str, ...]] = ()
@@ -152,7 +155,7 @@ class Chain:
     @property
     def needs(self) -> frozenset[str]:
         """What the steps need besides gradients, such as the loss."""
-        return frozenset().union(*(step.needs for step in self.steps))
+        return frozenset().union(*(step_needs(step) for step in self.steps))
 
     def rebuild(self, values: Mapping[str, Any]) -> Chain:
         """The same chain with some hyperparameters or options replaced; unknown or invalid ones raise."""
@@ -210,6 +213,11 @@ def step_name(step: Transform | type[Transform]) -> str:
 def _snake(name: str) -> str:
     words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
     return words.removeprefix("scale_by_")
+
+
+def step_needs(step: Transform) -> frozenset[str]:
+    """What a step needs besides the gradient: of "loss", "closure", "full" and "batch"."""
+    return step.needs | {r.needs for r in step.gradients.values()} | ({"batch"} if step.rows else set())
 
 
 def named_steps(steps: Iterable[Step]) -> list[tuple[str, Step]]:

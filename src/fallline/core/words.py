@@ -40,9 +40,10 @@ def emit(graph: fx.GraphModule, arrays: Mapping[str, Tensor], num_numbers: int, 
     return Emitter(graph, arrays, num_numbers, totals, RULES).emit()
 
 
-def _common(emitter: Emitter, x: Any, y: Any) -> torch.dtype:
+def _common(emitter: Emitter, x: Any, y: Any = None) -> torch.dtype:
     """The type in which two operands are compared."""
-    return torch.result_type(*(_sample(emitter, v) if isinstance(v, fx.Node) else v for v in (x, y)))
+    samples = [_sample(emitter, v) if isinstance(v, fx.Node) else v for v in (x, x if y is None else y)]
+    return torch.result_type(*samples)
 
 
 def _sample(emitter: Emitter, node: fx.Node) -> Tensor:
@@ -107,8 +108,10 @@ def _divide(emitter: Emitter, node: fx.Node) -> None:
                 wide = stage.cast(y, torch.float64)
                 stage.before.append(f"const {C_TYPES[dtype]} {stage.names[key]} = ({C_TYPES[dtype]})(1.0 / {wide});")
             return f"{first} * {stage.names[key]}"
-        quotient = f"{first} / {operand(stage, y, dtype)}"
-        return {None: quotient, "floor": f"std::floor({quotient})", "trunc": f"std::trunc({quotient})"}[mode]
+        second = operand(stage, y, dtype)
+        if mode == "floor":
+            return f"floor_quotient({first}, {second})"
+        return f"std::trunc({first} / {second})" if mode == "trunc" else f"{first} / {second}"
 
     if not dtype.is_floating_point:
         raise NotExpressible(f"{node.target} of {dtype}")
@@ -144,7 +147,7 @@ def _lerp(emitter: Emitter, node: fx.Node) -> None:
 def _power(emitter: Emitter, node: fx.Node) -> None:
     x, y = cast(Any, node.args[:2])
     dtype = dtype_of(node)
-    if dtype not in (torch.float32, torch.float64):
+    if not dtype.is_floating_point:
         raise NotExpressible(f"{node.target} of {dtype}")
     short = {
         2: "{x} * {x}",
@@ -237,10 +240,10 @@ def _reduction(kind: str, finish: str = "{x}") -> Rule:
         x = node.args[0]
         assert isinstance(x, fx.Node)
         _require_all(node)
-        dtype = emitter.values[x].dtype if kind in ("any", "all") else dtype_of(node)
+        dtype = emitter.values[x].dtype if kind == "any" else dtype_of(node)
         if emitter.values[x].level == CALL:
             raise NotExpressible(f"{node.target} of a constant")
-        if kind in ("any", "all"):
+        if kind == "any":
             place = emitter.reduce(
                 node, kind, torch.bool, x, lambda s: s.name(x) if dtype is torch.bool else f"({s.name(x)} != 0)"
             )
@@ -351,6 +354,8 @@ RULES: dict[Any, Rule] = {
     **dict.fromkeys((ops.bitwise_and.Tensor, ops.logical_and.default), _elementwise("({x} & {y})")),
     **dict.fromkeys((ops.bitwise_or.Tensor, ops.logical_or.default), _elementwise("({x} | {y})")),
     **dict.fromkeys((ops.bitwise_not.default, ops.logical_not.default), _elementwise("(!{x})")),
+    ops.isnan.default: _elementwise("({x} != {x})", "compared"),
+    ops.isinf.default: _elementwise("std::isinf({x})", "compared"),
     ops.where.self: _where,
     **dict.fromkeys(
         (
@@ -381,8 +386,7 @@ RULES: dict[Any, Rule] = {
     **dict.fromkeys((ops.mean.default, ops.mean.dim), _reduction("sum", "{x} / n")),
     **dict.fromkeys((ops.amax.default, ops.max.default), _reduction("amax")),
     **dict.fromkeys((ops.amin.default, ops.min.default), _reduction("amin")),
-    **dict.fromkeys((ops.any.default, ops.any.dim), _reduction("any")),
-    **dict.fromkeys((ops.all.default, ops.all.dim), _reduction("all")),
+    **dict.fromkeys((ops.any.default, ops.any.dim, ops.any.dims), _reduction("any")),
     ops.linalg_vector_norm.default: _norm,
     ops.var.correction: _variance,
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from fallline.core.optimizer import Optimizer
 __all__ = ["ClaimLab", "ClaimResult", "Outcome", "run_claim", "run_claims"]
 
 _SHAPE = (6, 4)
+_NUM_BATCHES = 8
 
 
 @dataclass(frozen=True)
@@ -85,9 +87,13 @@ class ClaimLab:
         p = torch.nn.Parameter(self.start())
         optimizer = Optimizer([p], method(**hypers), fuse="eager")
         path = [p.detach().clone()]
-        for g in gradients:
-            p.grad = g.clone()
-            optimizer.step()
+        for t, g in enumerate(gradients):
+
+            def closure(g: Tensor = g) -> Tensor:  # a linear loss: the gradient is the same everywhere
+                p.grad = g.clone()
+                return (p.detach() * g).sum()
+
+            self._step(optimizer, closure, closure, t % _NUM_BATCHES)
             path.append(p.detach().clone())
         return optimizer, path
 
@@ -95,12 +101,59 @@ class ClaimLab:
         """The end of a run on a loss, from ``start()``."""
         p = torch.nn.Parameter(self.start())
         optimizer = Optimizer([p], method(**hypers), fuse="eager")
-        for _ in range(steps):
-            optimizer.zero_grad()
-            value = loss(p)
-            value.backward()
-            optimizer.step(loss=value.detach())
+        for t in range(steps):
+            closure = self._closure(optimizer, lambda: loss(p))
+            self._step(optimizer, closure, closure, t % _NUM_BATCHES)
         return p.detach()
+
+    def on_batches(self, method: Method, steps: int, whole: bool = False, scale: float = 1.0, **hypers: Any) -> Tensor:
+        """How far from the solution a run on a finite sum ends: ``scale`` times eight quadratics whose curvatures and minima
+        differ, drawn at random, or all of them at every step."""
+        made = torch.Generator().manual_seed(3)
+        h = scale * (0.2 + torch.rand(_NUM_BATCHES, *_SHAPE, generator=made, dtype=torch.float64))
+        centre = torch.randn(_NUM_BATCHES, *_SHAPE, generator=made, dtype=torch.float64)
+        p = torch.nn.Parameter(self.start())
+        optimizer = Optimizer([p], method(**hypers), fuse="eager")
+
+        def loss(i: slice) -> Tensor:
+            return (h[i] * (p - centre[i]).square()).mean(0).sum() / 2
+
+        full = self._closure(optimizer, partial(loss, slice(None)))
+        for i in torch.randint(_NUM_BATCHES, (steps,), generator=made).tolist():
+            one = self._closure(optimizer, partial(loss, slice(i, i + 1)))
+            self._step(optimizer, full if whole else one, full, i)
+        return (p.detach() - (h * centre).sum(0) / h.sum(0)).norm()
+
+    @staticmethod
+    def _step(optimizer: Optimizer, closure: Callable[[], Tensor], full: Callable[[], Tensor], i: int) -> None:
+        """A step that is given whatever the method may need; the batch is its own only part."""
+        if "parts" in optimizer.chains[0].needs:
+            optimizer.step(parts=[closure])
+        else:
+            optimizer.step(closure, full=full, batch=i)
+
+    @staticmethod
+    def _closure(optimizer: Optimizer, loss: Callable[[], Tensor]) -> Callable[[], Tensor]:
+        def closure() -> Tensor:
+            optimizer.zero_grad()
+            value = loss()
+            value.backward()
+            return value
+
+        return closure
+
+    def move_by_parts(self, method: Method, noise: Sequence[float], **hypers: Any) -> Tensor:
+        """How far coordinates that have the gradient 1 move at the first step, if it is 1 + noise in one half of the batch and
+        1 - noise in the other."""
+        p = torch.nn.Parameter(torch.zeros(len(noise), dtype=torch.float64))
+        optimizer = Optimizer([p], method(**hypers), fuse="eager")
+
+        def half(sign: float) -> Tensor:
+            p.grad = 1 + sign * torch.tensor(noise, dtype=torch.float64)
+            return p.detach().sum()
+
+        optimizer.step(parts=[partial(half, 1.0), partial(half, -1.0)])
+        return p.detach().abs()
 
     def online(self, method: Method, gradient: Callable[[int], float], steps: int, lr: float, **hypers: Any) -> float:
         """Where a scalar ends in [-1, 1] under linear losses ``gradient(t) x`` and the rate lr / sqrt(t), projected."""

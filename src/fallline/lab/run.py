@@ -7,7 +7,8 @@ import json
 import math
 import shlex
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -68,34 +69,117 @@ def train(task: Task, spec: RunSpec) -> dict[str, Any]:
         model = task.model()
     fingerprint = _fingerprint(model)
     method = METHODS[spec.method]
-    hypers = dict(spec.hypers)
+    hypers: dict[str, Any] = dict(spec.hypers)
     lr = hypers.pop("lr", method.defaults["lr"])
+    if "num_batches" in method.options:
+        hypers["num_batches"] = len(task.train) // task.batch_size
     optimizer = Optimizer(model, method(lr=lr * schedule(spec.steps), **hypers))
     record = _Record(task, spec)
     with torch.random.fork_rng(devices=[]):
         for t in range(1, spec.steps + 1):
-            if not record.alive(t, *_step(task, model, optimizer, spec.seed, t)):
+            if not record.alive(t, _step(task, model, optimizer, spec.seed, t)):
                 break
             if t in record.grid and not record.evaluated(t, evaluate(task, model)):
                 break
     return {**record.result(), "initial_parameters": fingerprint, "state_bytes_per_parameter": _state_bytes(optimizer)}
 
 
-def _step(task: Task, model: nn.Module, optimizer: Optimizer, seed: int, t: int) -> tuple[float, float, float]:
-    """One step; returns the loss and the CPU seconds of the whole step and of the optimizer."""
-    began = time.process_time()
-    batch = fetch(task.train, batch_indices(seed, t, task.batch_size, len(task.train)))
+@dataclass
+class _Spent:
+    """What a step has taken: gradients of batches and examples seen, CPU seconds of the whole and of the optimizer."""
+
+    loss: float = math.nan
+    losses: list[float] = field(default_factory=list)  # of parts
+    gradients: int = 0
+    samples: int = 0
+    seconds: float = 0.0
+    optimizer_seconds: float = 0.0
+
+
+def _step(task: Task, model: nn.Module, optimizer: Optimizer, seed: int, t: int) -> _Spent:
+    """One step. Methods that ask for more than one gradient, or for that of all data, pay for them."""
+    began, spent, inside = time.process_time(), _Spent(samples=task.batch_size), 0.0
+    needs = frozenset().union(*(chain.needs for chain in optimizer.chains))
+    number, chosen = _chosen(task, seed, t, fixed="batch" in needs)
+    batch = fetch(task.train, chosen)
     if task.augment is not None:
         batch = task.augment(batch, generator(seed, "noise", t))
     torch.manual_seed(seed_of(seed, "dropout", t))
-    optimizer.zero_grad()
-    loss = task.loss(model, batch)
-    loss.backward()
-    value = float(loss.detach())
-    ready = time.process_time()
-    optimizer.step(loss=loss.detach())
+
+    def backward(batch: Any, weight: float = 1.0) -> Tensor:
+        spent.gradients += 1
+        loss = weight * task.loss(model, batch)
+        loss.backward()
+        return loss.detach()
+
+    def closure() -> Tensor:
+        nonlocal inside
+        entered = time.process_time()
+        optimizer.zero_grad()
+        loss = backward(batch)
+        if spent.gradients == 1:
+            spent.loss = float(loss)
+        inside += time.process_time() - entered
+        return loss
+
+    def full() -> Tensor:
+        nonlocal inside
+        entered = time.process_time()
+        optimizer.zero_grad()
+        total = torch.zeros(())
+        for indices, weight in _all_data(task, seed, t):
+            spent.samples += len(indices)
+            total = total + backward(fetch(task.train, indices), weight)
+        inside += time.process_time() - entered
+        return total
+
+    def part(indices: Tensor) -> Tensor:
+        nonlocal inside
+        entered = time.process_time()
+        piece = fetch(task.train, indices)
+        piece = piece if task.augment is None else task.augment(piece, noise)
+        loss = task.loss(model, piece)
+        loss.backward()
+        spent.losses.append(float(loss.detach()))
+        inside += time.process_time() - entered
+        return loss.detach()
+
+    entering = time.process_time()
+    if "parts" in needs:
+        noise = generator(seed, "noise", t)
+        pieces = chosen.tensor_split(min(NUM_PARTS, len(chosen)))
+        optimizer.step(parts=[partial(part, indices) for indices in pieces])
+        spent.gradients, spent.loss = 1, math.fsum(spent.losses) / len(pieces)
+    else:
+        optimizer.step(closure, full=full, batch=number)
     done = time.process_time()
-    return value, done - began, done - ready
+    spent.seconds, spent.optimizer_seconds = done - began, done - entering - inside
+    return spent
+
+
+NUM_PARTS = 8
+"""Parts into which a batch is split for methods that look at how their gradients differ."""
+
+FULL_BATCHES = 100
+"""Batches that stand for all data where there are more."""
+
+
+def _chosen(task: Task, seed: int, t: int, fixed: bool) -> tuple[int, Tensor]:
+    """The examples of step t. Methods that keep something for every batch get the batches of the first epoch in new orders."""
+    count = len(task.train) // task.batch_size
+    if not fixed:
+        return 0, batch_indices(seed, t, task.batch_size, len(task.train))
+    number = int(batch_indices(seed, t, 1, count))
+    return number, batch_indices(seed, number + 1, task.batch_size, len(task.train))
+
+
+def _all_data(task: Task, seed: int, t: int) -> list[tuple[Tensor, float]]:
+    """All training examples in batches with their weights, or, of more than FULL_BATCHES batches, as many drawn at random."""
+    count = len(task.train)
+    if count <= FULL_BATCHES * task.batch_size:
+        return [(part, len(part) / count) for part in torch.arange(count).split(task.batch_size)]
+    drawn = torch.randint(count, (FULL_BATCHES, task.batch_size), generator=generator(seed, "order", -t))
+    return [(part, 1 / FULL_BATCHES) for part in drawn]
 
 
 class _Record:
@@ -110,13 +194,15 @@ class _Record:
         self.first = math.nan
         self.high = 0
         self.seconds = self.optimizer_seconds = 0.0
-        self.steps = 0
+        self.steps = self.gradients = self.samples = 0
         self.to_target: dict[str, float] | None = None
         self.diverged_at: int | None = None
 
-    def alive(self, t: int, loss: float, seconds: float, optimizer_seconds: float) -> bool:
-        self.steps, self.seconds = t, self.seconds + seconds
-        self.optimizer_seconds += optimizer_seconds
+    def alive(self, t: int, spent: _Spent) -> bool:
+        loss, self.steps, self.seconds = spent.loss, t, self.seconds + spent.seconds
+        self.optimizer_seconds += spent.optimizer_seconds
+        self.gradients += spent.gradients
+        self.samples += spent.samples
         self.first = loss if t == 1 else self.first
         self.losses.append(loss)
         self.high = self.high + 1 if loss > DIVERGED_FACTOR * abs(self.first) else 0
@@ -136,8 +222,8 @@ class _Record:
         if reached and self.to_target is None:
             self.to_target = {
                 "steps": t,
-                "samples": t * self.task.batch_size,
-                "gradient_evaluations": t,
+                "samples": self.samples,
+                "gradient_evaluations": self.gradients,
                 "seconds": self.seconds,
             }
         return True
@@ -150,6 +236,7 @@ class _Record:
             "final": self.curve["metric"][-1] if done else None,
             **self.curve,
             "to_target": self.to_target if done else None,
+            "gradient_evaluations": self.gradients,
             "train_seconds": self.seconds,
             "step_ms": 1e3 * self.seconds / self.steps,
             "optimizer_ms": 1e3 * self.optimizer_seconds / self.steps,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -20,6 +20,9 @@ __all__ = [
     "LAYOUTS",
     "SHAPES",
     "a_loss",
+    "apart",
+    "batch_of",
+    "bent",
     "build",
     "drive",
     "feed",
@@ -31,6 +34,7 @@ __all__ = [
     "parameters",
     "same",
     "snapshot",
+    "step_on",
     "tuned",
 ]
 
@@ -78,7 +82,7 @@ def gradients(params: Iterable[Tensor], t: int, scale: float = 1.0) -> list[Tens
 
 def feed(optimizer: torch.optim.Optimizer, t: int, flip: float = 1.0) -> list[nn.Parameter]:
     """Put the fixed gradients of step ``t`` on every parameter of the optimizer; returns the parameters."""
-    _supply_loss(optimizer)  # copies have lost their hooks
+    _supply(optimizer)  # copies have lost their hooks
     params = [p for group in optimizer.param_groups for p in group["params"]]
     for p, g in zip(params, gradients(params, t, flip), strict=True):
         p.grad = g
@@ -96,19 +100,94 @@ def a_loss(params: Sequence[Tensor], grads: Sequence[Tensor]) -> Tensor:
     return total.abs() / 2
 
 
-def _supply_loss(optimizer: torch.optim.Optimizer) -> None:
-    """Methods that need the loss get one at every step that is given none."""
-    if not isinstance(optimizer, Optimizer) or not any("loss" in c.needs for c in optimizer.chains):
+def _supply(optimizer: torch.optim.Optimizer) -> None:
+    """Methods that need a loss, gradients elsewhere or the batch's number get them at every step that is given none."""
+    if not isinstance(optimizer, Optimizer) or not any(c.needs for c in optimizer.chains):
         return
-    if _with_loss not in optimizer._optimizer_step_pre_hooks.values():
-        optimizer.register_step_pre_hook(_with_loss)
+    if _with_needs not in optimizer._optimizer_step_pre_hooks.values():
+        optimizer.register_step_pre_hook(_with_needs)
 
 
-def _with_loss(optimizer: Any, args: Any, kwargs: Any) -> Any:
-    if args[1:] or kwargs.get("closure") is not None or kwargs.get("loss") is not None:
-        return None
+def _with_needs(optimizer: Any, args: Any, kwargs: Any) -> Any:
+    given = args[1] if args[1:] else kwargs.get("closure")
     having = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-    return (args, {**kwargs, "loss": a_loss(having, [p.grad for p in having])}) if having else None
+    if given is None and not having:
+        return None
+    needs = frozenset().union(*(c.needs for c in optimizer.chains))
+    closure, full = closures(having, [p.grad for p in having]) if given is None else (given, given)
+    extra = dict(kwargs)
+    if "parts" in needs:
+        chosen = parts_of(having, [p.grad for p in having]) if given is None else [given]
+        return args[:1], {**extra, "closure": None, "parts": kwargs.get("parts") or chosen}
+    if "batch" in needs:
+        extra.setdefault("batch", batch_of(optimizer.param_groups[0]["step"] + 1))
+    if "full" in needs:
+        extra.setdefault("full", full)
+    if given is None and kwargs.get("loss") is None:
+        extra["loss"] = a_loss(having, [p.grad for p in having])
+    if given is None and "closure" in needs:
+        extra["closure"] = closure
+    return args, extra
+
+
+def batch_of(t: int) -> int:
+    """The batch of step t: two batches, in turn."""
+    return (t - 1) % 2
+
+
+def bent(g: Tensor, p: Tensor, x: Tensor) -> Tensor:
+    """The gradient at x of a problem that has the gradient g at p: the farther away, the larger."""
+    return g * (1 + (x - p).abs() / 2)
+
+
+def closures(params: Sequence[Tensor], grads: Sequence[Any]) -> tuple[Callable[[], Tensor], Callable[[], Tensor]]:
+    """A closure that leaves ``grads`` where the parameters are now and ``bent`` ones elsewhere, and one over all data, whose
+    gradients are twice as large."""
+    here = [p.detach().clone() for p in params]
+    kept = [g if g.is_sparse else g.detach().clone() for g in grads]
+
+    def leave(scale: float) -> Callable[[], Tensor]:
+        def closure() -> Tensor:
+            for p, g, x in zip(params, kept, here, strict=True):
+                if p.grad is None:  # otherwise it is the first call, and they are there
+                    p.grad = bent(scale * g, x, p.detach())
+            return a_loss(params, [p.grad for p in params if p.grad is not None])
+
+        return closure
+
+    return leave(1.0), leave(2.0)
+
+
+def apart(g: Tensor) -> Tensor:
+    """How far the gradients of both halves of a batch are from their mean g: more for large entries than for small ones."""
+    return torch.where(g.abs() > 1, 3 * g, g)
+
+
+def parts_of(params: Sequence[Tensor], grads: Sequence[Any]) -> list[Callable[[], Tensor]]:
+    """Two closures whose gradients have the mean ``grads``."""
+    kept = [g.to_dense() if g.is_sparse else g.detach().clone() for g in grads]
+
+    def part(large: float, small: float) -> Callable[[], Tensor]:
+        def closure() -> Tensor:
+            for p, g in zip(params, kept, strict=True):
+                p.grad = torch.where(g.abs() > 1, large * g, small * g)  # powers of two: exact
+            return a_loss(params, kept)
+
+        return closure
+
+    return [part(4.0, 2.0), part(-2.0, 0.0)]
+
+
+def step_on(optimizer: Optimizer, gradient: Callable[[Tensor], Tensor]) -> None:
+    """One step on a problem that is known everywhere by its gradient; all batches are alike."""
+    params = [p for group in optimizer.param_groups for p in group["params"]]
+
+    def closure() -> Tensor:
+        for p in params:
+            p.grad = gradient(p.detach())
+        return a_loss(params, [p.grad for p in params])
+
+    optimizer.step(closure)
 
 
 def drive(optimizer: torch.optim.Optimizer, steps: Iterable[int], flip: float = 1.0) -> None:
@@ -175,5 +254,5 @@ def build(method: Method, params: Any, fuse: str = "", **values: Any) -> Optimiz
     """
     options = {name: values.pop(name) for name in _OPTIONS if name in values}
     made = Optimizer(params, tuned(method, **values), fuse=fuse or _layout.get(), **options)  # type: ignore[arg-type]
-    _supply_loss(made)
+    _supply(made)
     return made

@@ -7,26 +7,11 @@ r"""Normalised gradient descent: the gradient divided by a power of its norm ove
 
 from __future__ import annotations
 
-from fallline.core.hyper import Domain
 from fallline.core.method import method
 from fallline.core.space import linear, log
-from fallline.core.transform import Transform, chain, transform
-from fallline.core.types import Hyper, Reach
-from fallline.transforms import add_l2, descend
-
-
-@transform
-class ScaleByNormPower(Transform):
-    exponent: Hyper = 1.0
-    domains = {"exponent": Domain("[0, 1]")}
-    reach = Reach.GROUP
-
-    def measure(self, u, at):
-        return u.square().sum()
-
-    def update(self, u, at):
-        length = at.total.sqrt() + (at.total == 0)  # a zero gradient stays zero
-        return u / length**self.exponent, {}
+from fallline.core.transform import chain
+from fallline.core.types import Hyper
+from fallline.transforms import add_l2, descend, normalise
 
 
 @method(
@@ -40,7 +25,7 @@ class ScaleByNormPower(Transform):
     space={"lr": log(1e-2, 10.0), "exponent": linear(0.0, 1.0), "weight_decay": log(1e-6, 1e-2)},
 )
 def normalised_gd(lr: Hyper = 1e-1, exponent: Hyper = 1.0, weight_decay: Hyper = 0.0):
-    return chain(add_l2(weight_decay), ScaleByNormPower(exponent), descend(lr))
+    return chain(add_l2(weight_decay), normalise(exponent), descend(lr))
 
 
 @normalised_gd.claim("with exponent 1 the step has length lr, with 0 it is SGD's", where="algorithm 1")

@@ -8,14 +8,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fallline.core.gradients import FullGradient, GradientAt, Search, VarianceOfParts
 from fallline.core.method import Method
 from fallline.core.optimizer import Optimizer
-from fallline.core.transform import FromSite, Site, named_steps
+from fallline.core.transform import FromSite, Site, Transform, named_steps
 from fallline.core.types import At, Reach
 from fallline.testing.check import contract
 from fallline.testing.harness import (
     SHAPES,
     a_loss,
+    apart,
+    batch_of,
+    bent,
     build,
     drive,
     feed,
@@ -26,6 +30,7 @@ from fallline.testing.harness import (
     parameters,
     same,
     snapshot,
+    step_on,
     tuned,
 )
 
@@ -34,8 +39,13 @@ _SMALL = ((7, 5), (6,), ())
 _OFFENDING = {
     torch.float32: (math.nan, math.inf, -math.inf, 1e25),
     torch.bfloat16: (math.nan, 1e25),
+    torch.float16: (math.nan, math.inf),
     torch.float64: (math.nan, 1e200),
 }
+
+
+def _offending() -> list[tuple[torch.dtype, tuple[float, ...]]]:
+    return [(d, found) for d, found in _OFFENDING.items() if d != torch.float16 or d in half_dtypes()]
 
 
 def _without_decay(method: Method) -> dict[str, Any]:
@@ -62,7 +72,7 @@ def _pair(method: Method, dtype: torch.dtype, **options: Any) -> Optimizer:
 @contract(1, scope="each")
 def nonfinite_gradients_change_nothing(method: Method) -> None:
     """A step with one non-finite or overflowing gradient entry changes nothing in any group, and is counted."""
-    for dtype, offending in _OFFENDING.items():
+    for dtype, offending in _offending():
         for value in offending:
             optimizer, spared = _pair(method, dtype), _pair(method, dtype)
             drive(optimizer, (1, 2))
@@ -117,7 +127,7 @@ def _raises(optimizer: Optimizer, poison: Any) -> str:
 @contract(1, scope="each")
 def nonfinite_zero_drops_the_entry(method: Method) -> None:
     """With nonfinite="zero" an offending entry counts as zero and the step goes on."""
-    for dtype, offending in _OFFENDING.items():
+    for dtype, offending in _offending():
         for value in offending:
             optimizer, cleaned = _pair(method, dtype, nonfinite="zero"), _pair(method, dtype, nonfinite="zero")
             for run, entry in ((optimizer, value), (cleaned, 0.0)):
@@ -195,8 +205,7 @@ def _quadratic(method: Method, lr: float, opening: list[float]) -> float:
         optimizer.step()
     for t in range(400):
         optimizer.param_groups[0]["lr"] = lr * (1 - t / 400)
-        p.grad = 2 * curvature * p.detach()
-        optimizer.step()
+        step_on(optimizer, lambda x: 2 * curvature * x)
     loss = float((curvature * p.detach() ** 2).sum()) / start
     return loss if math.isfinite(loss) else math.inf
 
@@ -269,8 +278,7 @@ def _progress(method: Method, start: Tensor, lr: float, **options: Any) -> float
     p = nn.Parameter(start.clone())
     optimizer = build(method, [p], lr=lr, **_without_decay(method), **options)
     for _ in range(300):
-        p.grad = p.detach().clone()
-        optimizer.step()
+        step_on(optimizer, torch.clone)
     return float((start.double() ** 2).mean() - (p.detach().double() ** 2).mean())
 
 
@@ -351,7 +359,7 @@ def _by_hand(method: Method, params: list[Tensor], grads: list[list[Tensor]]) ->
     """Where a plain loop over the chain's pure functions leads; it knows nothing of the executor."""
     plain = [p.detach().clone() for p in params]
     steps = named_steps(tuned(method).steps)
-    slots = [
+    slots: list[dict[Any, Tensor]] = [
         {
             (k, s): _created(init, step, p, Site(f"parameter {i} of group 0", f"{k}.{s}", 0))
             for k, step in steps
@@ -364,6 +372,9 @@ def _by_hand(method: Method, params: list[Tensor], grads: list[list[Tensor]]) ->
         ats = [At(p, g, t, loss) for p, g in zip(plain, gs, strict=True)]
         updates = [at.g for at in ats]
         for k, step in steps:
+            for mine, at in zip(slots, ats, strict=True):
+                _elsewhere(k, step, mine, at)
+            _searched(k, step, slots, ats)
             if step.reach == Reach.GROUP:
                 held = [{s: mine[k, s] for s in step.slots} for mine in slots]
                 terms = [step.measure(u, at, **own) for u, at, own in zip(updates, ats, held, strict=True)]
@@ -373,6 +384,7 @@ def _by_hand(method: Method, params: list[Tensor], grads: list[list[Tensor]]) ->
             for i, at in enumerate(ats):
                 updates[i], new = step.update(updates[i], at, **{s: slots[i][k, s] for s in step.slots})
                 slots[i].update({(k, s): value for s, value in new.items()})
+                slots[i].update({(k, s, batch_of(t)): slots[i][k, s] for s in step.rows})
         plain = [p - u for p, u in zip(plain, updates, strict=True)]
     return plain
 
@@ -380,6 +392,36 @@ def _by_hand(method: Method, params: list[Tensor], grads: list[list[Tensor]]) ->
 def _created(init: Any, step: Any, p: Tensor, site: Site) -> Tensor:
     value: Tensor = init.make(step, p, site) if isinstance(init, FromSite) else init(step, p)
     return value
+
+
+def _elsewhere(k: str, step: Transform, slots: dict[Any, Tensor], at: At) -> None:
+    """What the optimizer puts into slots before a step: gradients at other points, this batch's row."""
+    for s, request in step.gradients.items():
+        if isinstance(request, GradientAt) and request.due(step, int(at.t)):
+            x = request.point(step, at, **{name: slots[k, name] for name in step.slots})
+            slots[k, s] = bent(at.g, at.p, x)
+        elif isinstance(request, FullGradient) and request.due(step, int(at.t)):
+            slots[k, s] = 2 * at.g
+        elif isinstance(request, VarianceOfParts):
+            slots[k, s] = apart(at.g).square()
+    for s in step.rows:
+        slots[k, s] = slots.get((k, s, batch_of(int(at.t))), torch.zeros_like(at.p))
+
+
+def _searched(k: str, step: Transform, slots: list[dict[Any, Tensor]], ats: list[At]) -> None:
+    for s, request in step.gradients.items():
+        if isinstance(request, Search):
+
+            def loss_at(x: float, request: Search = request) -> float:
+                points = [request.point(step, at, x) for at in ats]
+                return float(a_loss(points, [bent(at.g, at.p, q) for at, q in zip(ats, points, strict=True)]))
+
+            held = [{name: mine[k, name] for name in step.slots} for mine in slots]
+            total = sum(float(step.measure(at.g, at, **own)) for at, own in zip(ats, held, strict=True))
+            start = float(ats[0].loss if ats[0].loss is not None else 0.0)
+            x = request.run(step, float(slots[0][k, s]), start, total, loss_at)
+            for mine in slots:
+                mine[k, s] = torch.full_like(mine[k, s], x)
 
 
 @contract(7, scope="each")

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fallline.core.gradients import Search
 from fallline.core.method import Method
 from fallline.core.transform import chain
 from fallline.core.types import Reach
@@ -35,7 +36,8 @@ _COMPILED = tuple(layout for layout in LAYOUTS if layout != "eager")
 
 @contract(28, 29)
 def closure_runs_once(method: Method) -> None:
-    """A closure runs once, with gradients enabled; its loss is returned; hooks run once and in order."""
+    """A closure runs once, and once for every gradient elsewhere, with gradients enabled; its loss is returned; hooks run
+    once and in order."""
     params = parameters(((3,),))
     optimizer = build(method, params)
     calls: list[str] = []
@@ -52,7 +54,12 @@ def closure_runs_once(method: Method) -> None:
     expected = float((params[0].detach() ** 2).sum())
     with torch.no_grad():  # as trainers call it
         loss = optimizer.step(closure)
-    assert calls == ["before", "closure", "after"], f"the order was {calls}"
+    requests = [(step, r) for step in method().steps for r in step.gradients.values()]
+    asked = sum(r.needs != "parts" and (isinstance(r, Search) or r.due(step, 1)) for step, r in requests)
+    assert calls[0] == "before", f"the order was {calls}"
+    assert calls[-1] == "after", f"the order was {calls}"
+    assert set(calls[1:-1]) == {"closure"}, f"the order was {calls}"
+    assert len(calls) == 3 + asked or any(isinstance(r, Search) for _, r in requests), f"the order was {calls}"
     assert float(loss.detach()) == expected, "the returned loss is not the closure's"
 
 
@@ -128,6 +135,12 @@ def step_in_backward_equals_step_after(method: Method) -> None:
         pass
     else:
         raise AssertionError("a chain with a GROUP step, which needs all gradients, was accepted")
+    if method().needs:
+        try:
+            build(method, parameters(shapes)).step_in_backward()
+        except ValueError:
+            return
+        raise AssertionError(f"a chain that needs {', '.join(method().needs)} was accepted")
     if method.reach == Reach.GROUP:
         return
     optimizer, alone = build(method, inside), build(method, after)

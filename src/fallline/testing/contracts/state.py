@@ -230,6 +230,7 @@ def state_is_as_declared(method: Method) -> None:
     p = parameters(((256, 256),))
     optimizer = build(method, p)
     slots = {f"{key}.{s}" for key, step in named_steps(tuned(method).steps) for s in step.slots}
+    slots |= {f"{key}.{s}.rows" for key, step in named_steps(tuned(method).steps) for s in step.rows}
     state = optimizer.state[p[0]]
     assert set(state) == {"step"} | slots, f"slots {sorted(state)} differ from the declared {sorted(slots)}"
     measured = _bytes(optimizer) / p[0].numel()
