@@ -1326,6 +1326,23 @@ class SGDW(DropIn):
         seed: int = ...,
     ) -> None: ...
 
+class SMB(DropIn):
+    def __init__(
+        self,
+        params: Any,
+        lr: Hyper = ...,
+        eta: Hyper = ...,
+        c: Hyper = ...,
+        *,
+        maximize: bool = ...,
+        fuse: Fuse = ...,
+        nonfinite: Policy = ...,
+        patience: int = ...,
+        state_format: str = ...,
+        rounding: Rounding = ...,
+        seed: int = ...,
+    ) -> None: ...
+
 class SPIDER(DropIn):
     def __init__(
         self,

@@ -180,3 +180,44 @@ def test_decompositions_are_taken_when_due_and_never_compiled(monkeypatch):
         assert len(taken) == 3
     with pytest.raises(ZeroDivisionError):
         drive(Optimizer(params, METHODS["frugal"](0.1), fuse="leaf"), (1,))
+
+
+@pytest.mark.parametrize("lr", [0.05, 0.4])
+def test_smb_equals_its_paper(lr):
+    eta, c = 0.9, 0.3
+    params = parameters(SHAPES, torch.float64)
+
+    def problem(x, k):  # a convex function that changes with the step, its gradients
+        noise = gradients(x, k, 0.3)
+        loss = sum(float((p**4).sum() / 4 + (p * n).sum()) for p, n in zip(x, noise, strict=True))
+        return loss, [p**3 + n for p, n in zip(x, noise, strict=True)]
+
+    optimizer, accepted = Optimizer(params, METHODS["smb"](lr, eta, c)), set()
+    x = [p.detach().clone() for p in params]
+    for k in range(1, 13):
+
+        def closure(k=k):
+            loss, grads = problem([p.detach() for p in params], k)
+            for p, g in zip(params, grads, strict=True):
+                p.grad = g
+            return torch.tensor(loss, dtype=torch.float64)
+
+        optimizer.step(closure)
+        loss, g = problem(x, k)
+        trial, h = problem([a - lr * b for a, b in zip(x, g, strict=True)], k)
+        accepted.add(trial <= loss - c * lr * sum(float((b * b).sum()) for b in g))
+        if trial <= loss - c * lr * sum(float((b * b).sum()) for b in g):
+            x = [a - lr * b for a, b in zip(x, g, strict=True)]
+            continue
+        for i in range(len(x)):
+            s, y = -lr * g[i].flatten(), (h[i] - g[i]).flatten()
+            flat = g[i].flatten()
+            delta = s.norm() * (y.norm() + flat.norm() / eta) - y @ s
+            theta = (y @ s + delta) ** 2 - (s @ s) * (y @ y)
+            cg = -(s @ s) / delta
+            cy = -(s @ s) / (delta * theta) * (-(y @ s + delta) * (s @ flat) + (s @ s) * (y @ flat))
+            cs = -(s @ s) / (delta * theta) * (-(y @ s + delta) * (y @ flat) + (y @ y) * (s @ flat))
+            x[i] = x[i] + (cg * flat + cy * y + cs * s).view_as(x[i])
+    assert gap([p.detach() for p in params], x) < 1e-9
+    assert (False in accepted) == (lr == 0.4)
+    assert (True in accepted) or lr == 0.4
