@@ -424,12 +424,12 @@ def literal(value: Any, dtype: torch.dtype) -> str:
     if dtype is torch.bool:
         return "true" if value else "false"
     if dtype in (torch.int32, torch.int64):
-        return f"({C_TYPES[dtype]})INT64_C({int(value)})"
+        return f"({C_TYPES[dtype]}){int(value)}LL"
     ctype, value = C_TYPES[dtype], float(value)
     if math.isnan(value):
-        return f"({ctype})NAN"
+        return f'({ctype})__builtin_nan("")'
     if math.isinf(value):
-        return f"({ctype})({'-' if value < 0 else ''}INFINITY)"
+        return f"({ctype})({'-' if value < 0 else ''}__builtin_inf())"
     return (
         f"({ctype}){value!r}"
         if dtype is torch.float64
@@ -447,7 +447,7 @@ _STEPS = {
     "amin": "{x} = smaller({x}, ({t})({value}));",
     "any": "{x} |= {value};",
 }
-_START = {"sum": "0", "amax": "-({t})INFINITY", "amin": "({t})INFINITY", "any": "0"}
+_START = {"sum": "0", "amax": "-({t})__builtin_inf()", "amin": "({t})__builtin_inf()", "any": "0"}
 _CLAUSE = {"sum": "+", "amax": "max", "amin": "min", "any": "|"}
 _FLUSH = {
     "sum": "s{p} += r{p};",
@@ -493,33 +493,35 @@ _SPLIT = """
     }}"""
 
 _PROGRAM = """// written by fallline.core.loops
-#include <algorithm>
-#include <cmath>
-#include <cstdint>
-#include <cstring>
-#include <vector>
-
+// no headers: reading them would take longer than compiling the rest
+typedef __INT32_TYPE__ int32_t; typedef __INT64_TYPE__ int64_t; typedef __UINT16_TYPE__ uint16_t; typedef __UINT32_TYPE__ uint32_t;
+#define FUNCTION(name) static inline float name##_(float x) {{ return __builtin_##name##f(x); }} \
+    static inline double name##_(double x) {{ return __builtin_##name(x); }}
+#define FUNCTION2(name) static inline float name##_(float x, float y) {{ return __builtin_##name##f(x, y); }} \
+    static inline double name##_(double x, double y) {{ return __builtin_##name(x, y); }}
+FUNCTION(fabs) FUNCTION(sqrt) FUNCTION(exp) FUNCTION(expm1) FUNCTION(log) FUNCTION(log1p) FUNCTION(sin) FUNCTION(cos) FUNCTION(tanh)
+FUNCTION(floor) FUNCTION(ceil) FUNCTION(trunc) FUNCTION(nearbyint) FUNCTION2(pow) FUNCTION2(fmod) FUNCTION2(copysign)
 static const int SUMS = {num_sums}, ARRAYS = {num_arrays}, TOTALS = {totals};
-static inline float widen(uint16_t x) {{ uint32_t w = (uint32_t)x << 16; float f; std::memcpy(&f, &w, 4); return f; }}
+static inline float widen(uint16_t x) {{ uint32_t w = (uint32_t)x << 16; float f; __builtin_memcpy(&f, &w, 4); return f; }}
 static inline float rounded(float f) {{  // to the nearest bfloat16, ties to even
-    uint32_t w; std::memcpy(&w, &f, 4);
+    uint32_t w; __builtin_memcpy(&w, &f, 4);
     w = f != f ? 0x7fc00000u : (w + 0x7fffu + ((w >> 16) & 1u)) & 0xffff0000u;
-    std::memcpy(&f, &w, 4); return f;
+    __builtin_memcpy(&f, &w, 4); return f;
 }}
-static inline uint16_t narrow(float f) {{ uint32_t w; std::memcpy(&w, &f, 4); return (uint16_t)(w >> 16); }}
-template <class T, class F> static inline T bits_as(F x) {{ T y; std::memcpy(&y, &x, sizeof y); return y; }}
+static inline uint16_t narrow(float f) {{ uint32_t w; __builtin_memcpy(&w, &f, 4); return (uint16_t)(w >> 16); }}
+template <class T, class F> static inline T bits_as(F x) {{ T y; __builtin_memcpy(&y, &x, sizeof y); return y; }}
 template <class T> static inline T larger(T x, T y) {{ return (x > y) | (x != x) ? x : y; }}
 template <class T> static inline T smaller(T x, T y) {{ return (x < y) | (x != x) ? x : y; }}
 template <class T> static inline T sign_of(T x) {{ return (T)((T)(x > 0) - (T)(x < 0)); }}
 template <class T> static inline T floor_quotient(T x, T y) {{
     if (y == 0) return x / y;
-    const T rest = std::fmod(x, y), whole = (x - rest) / y - ((rest != 0) & ((rest < 0) != (y < 0)) ? 1 : 0);
-    if (whole == 0) return std::copysign((T)0, x / y);
-    const T down = std::floor(whole);
+    const T rest = fmod_(x, y), whole = (x - rest) / y - ((rest != 0) & ((rest < 0) != (y < 0)) ? 1 : 0);
+    if (whole == 0) return copysign_((T)0, x / y);
+    const T down = floor_(whole);
     return whole - down > (T)0.5 ? down + 1 : down;
 }}
 template <class T> static inline T remainder_of(T x, T y) {{
-    T r = std::fmod(x, y); return (r != 0) & ((r < 0) != (y < 0)) ? r + y : r;
+    T r = fmod_(x, y); return (r != 0) & ((r < 0) != (y < 0)) ? r + y : r;
 }}
 
 struct Numbers {{ {fields} }};
@@ -537,7 +539,8 @@ extern "C" void run(const double* given, const int64_t* const* arrays, const int
                     const int64_t* whole, int64_t num_whole, const int64_t* split, int64_t num_split, double* totals, int threads) {{
     Numbers c;
     compute(given, c);
-    std::vector<double> sums(num_tensors * SUMS), parts((num_split + 1) * SUMS);
+    double* sums = (double*)__builtin_malloc(sizeof(double) * (num_tensors + num_split + 1) * SUMS);
+    double* parts = sums + num_tensors * SUMS;
     #pragma omp parallel for num_threads(threads) schedule(dynamic, 8) if (num_whole > 1)
     for (int64_t k = 0; k < num_whole; ++k) {{
         const int64_t t = whole[k];
@@ -552,5 +555,6 @@ extern "C" void run(const double* given, const int64_t* const* arrays, const int
         for (int j = 0; j < ARRAYS; ++j) at[j] = (void*)arrays[j][t];
         settle(c, at, sizes[t], &sums[t * SUMS], totals);
     }}
+    __builtin_free(sums);
 }}
 """

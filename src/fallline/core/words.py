@@ -111,7 +111,7 @@ def _divide(emitter: Emitter, node: fx.Node) -> None:
         second = operand(stage, y, dtype)
         if mode == "floor":
             return f"floor_quotient({first}, {second})"
-        return f"std::trunc({first} / {second})" if mode == "trunc" else f"{first} / {second}"
+        return f"trunc_({first} / {second})" if mode == "trunc" else f"{first} / {second}"
 
     if not dtype.is_floating_point:
         raise NotExpressible(f"{node.target} of {dtype}")
@@ -153,9 +153,9 @@ def _power(emitter: Emitter, node: fx.Node) -> None:
         2: "{x} * {x}",
         3: "{x} * {x} * {x}",
         1: "{x}",
-        0.5: "std::sqrt({x})",
+        0.5: "sqrt_({x})",
         -1: "1 / {x}",
-        -0.5: "1 / std::sqrt({x})",
+        -0.5: "1 / sqrt_({x})",
         0: "1",
     }
 
@@ -163,7 +163,7 @@ def _power(emitter: Emitter, node: fx.Node) -> None:
         base = operand(stage, x, dtype)
         if not isinstance(y, fx.Node) and y in short:
             return short[y].format(x=base)
-        return f"std::pow({base}, {operand(stage, y, dtype)})"
+        return f"pow_({base}, {operand(stage, y, dtype)})"
 
     emitter.define(node, [x, y], text)
 
@@ -262,9 +262,9 @@ def _norm(emitter: Emitter, node: fx.Node) -> None:
     _require_all(node, dims=2)
     dtype = dtype_of(node)
     kinds = {
-        2: ("sum", "{x} * {x}", "std::sqrt({f})"),
-        1: ("sum", "std::abs({x})", "{f}"),
-        math.inf: ("amax", "std::abs({x})", "{f}"),
+        2: ("sum", "{x} * {x}", "sqrt_({f})"),
+        1: ("sum", "fabs_({x})", "{f}"),
+        math.inf: ("amax", "fabs_({x})", "{f}"),
     }
     if order not in kinds:
         raise NotExpressible(f"a norm of order {order}")
@@ -291,7 +291,7 @@ def _variance(emitter: Emitter, node: fx.Node) -> None:
     emitter.reduced(
         node,
         len(emitter.reductions) - 1,
-        lambda f: f"{f} / std::max(0.0, (double)n - {float(cast(float, correction))!r})",
+        lambda f: f"{f} / larger(0.0, (double)n - {float(cast(float, correction))!r})",
     )
 
 
@@ -321,22 +321,22 @@ RULES: dict[Any, Rule] = {
     ops.minimum.default: _elementwise("smaller({x}, {y})"),
     ops.rsub.Scalar: _elementwise("{y} - {x}"),
     ops.neg.default: _elementwise("-{x}"),
-    ops.abs.default: _elementwise("std::abs({x})"),
+    ops.abs.default: _elementwise("fabs_({x})"),
     ops.sign.default: _elementwise("sign_of({x})"),
-    ops.sqrt.default: _elementwise("std::sqrt({x})"),
-    ops.rsqrt.default: _elementwise("1 / std::sqrt({x})"),
+    ops.sqrt.default: _elementwise("sqrt_({x})"),
+    ops.rsqrt.default: _elementwise("1 / sqrt_({x})"),
     ops.reciprocal.default: _elementwise("1 / {x}"),
-    ops.exp.default: _elementwise("std::exp({x})"),
-    ops.log.default: _elementwise("std::log({x})"),
-    ops.log1p.default: _elementwise("std::log1p({x})"),
-    ops.expm1.default: _elementwise("std::expm1({x})"),
-    ops.tanh.default: _elementwise("std::tanh({x})"),
-    ops.cos.default: _elementwise("std::cos({x})"),
-    ops.sin.default: _elementwise("std::sin({x})"),
-    ops.sigmoid.default: _elementwise("1 / (1 + std::exp(-{x}))"),
-    ops.floor.default: _elementwise("std::floor({x})"),
-    ops.ceil.default: _elementwise("std::ceil({x})"),
-    ops.round.default: _elementwise("std::nearbyint({x})"),
+    ops.exp.default: _elementwise("exp_({x})"),
+    ops.log.default: _elementwise("log_({x})"),
+    ops.log1p.default: _elementwise("log1p_({x})"),
+    ops.expm1.default: _elementwise("expm1_({x})"),
+    ops.tanh.default: _elementwise("tanh_({x})"),
+    ops.cos.default: _elementwise("cos_({x})"),
+    ops.sin.default: _elementwise("sin_({x})"),
+    ops.sigmoid.default: _elementwise("1 / (1 + exp_(-{x}))"),
+    ops.floor.default: _elementwise("floor_({x})"),
+    ops.ceil.default: _elementwise("ceil_({x})"),
+    ops.round.default: _elementwise("nearbyint_({x})"),
     ops.remainder.Scalar: _elementwise("remainder_of({x}, {y})"),
     ops.remainder.Tensor: _elementwise("remainder_of({x}, {y})"),
     ops.square.default: _elementwise("{x} * {x}"),
@@ -347,7 +347,7 @@ RULES: dict[Any, Rule] = {
     },
     ops.view.dtype: _bits,
     ops.arange.start_step: _places,
-    ops.copysign.Tensor: _elementwise("std::copysign({x}, {y})"),
+    ops.copysign.Tensor: _elementwise("copysign_({x}, {y})"),
     **dict.fromkeys((ops.bitwise_xor.Tensor, ops.bitwise_xor.Scalar), _elementwise("({x} ^ {y})")),
     **dict.fromkeys((ops.__rshift__.Scalar, ops.bitwise_right_shift.Tensor_Scalar), _elementwise("({x} >> {y})")),
     ops.bitwise_and.Scalar: _elementwise("({x} & {y})"),
@@ -355,7 +355,7 @@ RULES: dict[Any, Rule] = {
     **dict.fromkeys((ops.bitwise_or.Tensor, ops.logical_or.default), _elementwise("({x} | {y})")),
     **dict.fromkeys((ops.bitwise_not.default, ops.logical_not.default), _elementwise("(!{x})")),
     ops.isnan.default: _elementwise("({x} != {x})", "compared"),
-    ops.isinf.default: _elementwise("std::isinf({x})", "compared"),
+    ops.isinf.default: _elementwise("(fabs_({x}) == __builtin_inf())", "compared"),
     ops.where.self: _where,
     **dict.fromkeys(
         (
