@@ -999,6 +999,25 @@ class Nesterov(DropIn):
         seed: int = ...,
     ) -> None: ...
 
+class NoisySGD(DropIn):
+    def __init__(
+        self,
+        params: Any,
+        lr: Hyper = ...,
+        momentum: Hyper = ...,
+        eta: Hyper = ...,
+        gamma: Hyper = ...,
+        weight_decay: Hyper = ...,
+        *,
+        maximize: bool = ...,
+        fuse: Fuse = ...,
+        nonfinite: Policy = ...,
+        patience: int = ...,
+        state_format: str = ...,
+        rounding: Rounding = ...,
+        seed: int = ...,
+    ) -> None: ...
+
 class NormalisedGD(DropIn):
     def __init__(
         self,
@@ -1297,6 +1316,23 @@ class SGDW(DropIn):
         lr: Hyper = ...,
         momentum: Hyper = ...,
         weight_decay: Hyper = ...,
+        *,
+        maximize: bool = ...,
+        fuse: Fuse = ...,
+        nonfinite: Policy = ...,
+        patience: int = ...,
+        state_format: str = ...,
+        rounding: Rounding = ...,
+        seed: int = ...,
+    ) -> None: ...
+
+class SMB(DropIn):
+    def __init__(
+        self,
+        params: Any,
+        lr: Hyper = ...,
+        eta: Hyper = ...,
+        c: Hyper = ...,
         *,
         maximize: bool = ...,
         fuse: Fuse = ...,

@@ -116,3 +116,20 @@ def test_fixed_batches_are_those_of_the_first_epoch_in_new_orders():
     for epoch in (drawn[:count], drawn[count:]):
         assert sorted(number for number, _ in epoch) == list(range(count))
         assert all(chosen.tolist() == first[number] for number, chosen in epoch)
+
+
+def test_what_a_method_draws_goes_by_the_runs_seed(monkeypatch):
+    made = []
+
+    class Spy(Exception):
+        pass
+
+    def optimizer(*args, **options):
+        made.append(options["seed"])
+        raise Spy
+
+    monkeypatch.setattr(run, "Optimizer", optimizer)
+    for seed in (0, 7):
+        with pytest.raises(Spy):
+            train(small.make_task(), RunSpec("small", "noisy_sgd", (), seed, 5, "confirm"))
+    assert made == [0, 7]

@@ -253,6 +253,9 @@ def test_gates_refuse_what_they_cannot_do():
         switch(chain(clip_by_global_norm(1.0), sgd(0.1)), sgd(0.1), at=2)
     with pytest.raises(ValueError, match=r"slow_weights, which averages the iterates\. Expected steps"):
         switch(sgd(0.1), chain(sgd(0.1), slow_weights()), at=2)
+    for gate in (lambda c: masked(c, "*"), lambda c: every(2, c), lambda c: switch(sgd(0.1), c, at=2)):
+        with pytest.raises(ValueError, match=r"got the step storm, for which .* more gradients.* Leave storm outside"):
+            gate(METHODS["storm"]())
     with pytest.raises(
         ValueError, match=r"pattern '\*weight' got parameter 0 of group 0, which has no name\. Expected named"
     ):

@@ -8,7 +8,7 @@ import fallline
 from fallline import METHODS, Optimizer
 from fallline.core.execute import compiler_available
 from fallline.core.kernel import Kernel
-from fallline.core.random import permutation
+from fallline.core.random import normal_like, permutation
 from fallline.core.rounding import stream_key
 from fallline.testing.harness import drive, gradients, parameters, same
 from methods.test_free import gap, ours, scripted
@@ -84,6 +84,19 @@ def test_the_noise_of_entropy_sgd_is_langevins():
     scale = torch.cat([(a - b).flatten() for a, b in zip(noisy, silent, strict=True)]) / (0.04**0.5 * 0.5)
     assert 0.6 < float(scale.std()) < 1.4
     assert len(set(scale.tolist())) == scale.numel()
+
+
+def test_noisy_sgd_is_sgd_on_noisy_gradients():
+    params, x = parameters(SHAPES, torch.float64), parameters(SHAPES, torch.float64)
+    drive(Optimizer(params, METHODS["noisy_sgd"](0.1, momentum=0.5, eta=0.3, weight_decay=0.1)), (1, 2, 3))
+    for i, p in enumerate(x):
+        key = torch.tensor(stream_key(0, f"parameter {i} of group 0:add_noise.stream"))
+        p, m = p.detach(), 0.0
+        for t in (1, 2, 3):
+            noise = (0.3 / t**0.55) ** 0.5 * normal_like(p, key, t)
+            m = 0.5 * m + gradients(x, t)[i] + 0.1 * p + noise
+            p = p - 0.1 * m
+        assert torch.allclose(params[i].detach(), p, rtol=1e-12)
 
 
 def test_entropy_sgd_is_evaluated_at_its_anchor():
@@ -167,3 +180,44 @@ def test_decompositions_are_taken_when_due_and_never_compiled(monkeypatch):
         assert len(taken) == 3
     with pytest.raises(ZeroDivisionError):
         drive(Optimizer(params, METHODS["frugal"](0.1), fuse="leaf"), (1,))
+
+
+@pytest.mark.parametrize("lr", [0.05, 0.4])
+def test_smb_equals_its_paper(lr):
+    eta, c = 0.9, 0.3
+    params = parameters(SHAPES, torch.float64)
+
+    def problem(x, k):  # a convex function that changes with the step, its gradients
+        noise = gradients(x, k, 0.3)
+        loss = sum(float((p**4).sum() / 4 + (p * n).sum()) for p, n in zip(x, noise, strict=True))
+        return loss, [p**3 + n for p, n in zip(x, noise, strict=True)]
+
+    optimizer, accepted = Optimizer(params, METHODS["smb"](lr, eta, c)), set()
+    x = [p.detach().clone() for p in params]
+    for k in range(1, 13):
+
+        def closure(k=k):
+            loss, grads = problem([p.detach() for p in params], k)
+            for p, g in zip(params, grads, strict=True):
+                p.grad = g
+            return torch.tensor(loss, dtype=torch.float64)
+
+        optimizer.step(closure)
+        loss, g = problem(x, k)
+        trial, h = problem([a - lr * b for a, b in zip(x, g, strict=True)], k)
+        accepted.add(trial <= loss - c * lr * sum(float((b * b).sum()) for b in g))
+        if trial <= loss - c * lr * sum(float((b * b).sum()) for b in g):
+            x = [a - lr * b for a, b in zip(x, g, strict=True)]
+            continue
+        for i in range(len(x)):
+            s, y = -lr * g[i].flatten(), (h[i] - g[i]).flatten()
+            flat = g[i].flatten()
+            delta = s.norm() * (y.norm() + flat.norm() / eta) - y @ s
+            theta = (y @ s + delta) ** 2 - (s @ s) * (y @ y)
+            cg = -(s @ s) / delta
+            cy = -(s @ s) / (delta * theta) * (-(y @ s + delta) * (s @ flat) + (s @ s) * (y @ flat))
+            cs = -(s @ s) / (delta * theta) * (-(y @ s + delta) * (y @ flat) + (y @ y) * (s @ flat))
+            x[i] = x[i] + (cg * flat + cy * y + cs * s).view_as(x[i])
+    assert gap([p.detach() for p in params], x) < 1e-9
+    assert (False in accepted) == (lr == 0.4)
+    assert (True in accepted) or lr == 0.4

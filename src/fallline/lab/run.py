@@ -73,7 +73,7 @@ def train(task: Task, spec: RunSpec) -> dict[str, Any]:
     lr = hypers.pop("lr", method.defaults["lr"])
     if "num_batches" in method.options:
         hypers["num_batches"] = len(task.train) // task.batch_size
-    optimizer = Optimizer(model, method(lr=lr * schedule(spec.steps), **hypers))
+    optimizer = Optimizer(model, method(lr=lr * schedule(spec.steps), **hypers), seed=spec.seed)
     optimizer.prepare()  # outside of the times
     record = _Record(task, spec)
     with torch.random.fork_rng(devices=[]):

@@ -278,6 +278,12 @@ def _checked(owner: str, *parts: Transform | Chain) -> None:
             raise InvalidTypeError(
                 f"{owner}() got {part!r}. Expected a step or a chain. Write for example {owner}(decay(0.1), ...)."
             )
+        for key, step in named_steps(_as_chain(part).steps):
+            if step.gradients or step.rows:
+                raise InvalidValueError(
+                    f"{owner}() got the step {key}, for which the optimizer takes more gradients, gate or no gate. Expected steps "
+                    f"that need the step's own. Leave {key} outside, as in chain({key}(...), {owner}(...))."
+                )
 
 
 def masked(step: Transform | Chain, which: Which) -> Gated:
@@ -290,7 +296,8 @@ def masked(step: Transform | Chain, which: Which) -> Gated:
 
     Raises:
         TypeError: for anything but a step or chain, and a pattern or function.
-        ValueError: when the optimizer is built, for a pattern and parameters without names.
+        ValueError: for steps that ask for gradients elsewhere; when the optimizer is built, for a pattern and parameters without
+            names.
     """
     _checked("masked", step)
     if not isinstance(which, str) and not callable(which):
@@ -317,7 +324,8 @@ def switch(first: Transform | Chain, then: Transform | Chain, at: int) -> Gated:
     From the switch on the state of ``first`` rests.
 
     Raises:
-        ValueError: for steps that sum over all tensors or average the iterates: place them around the switch.
+        ValueError: for steps that sum over all tensors, average the iterates or ask for gradients elsewhere: place them around
+            the switch.
     """
     whole("switch", "at", at)
     _checked("switch", first, then)
