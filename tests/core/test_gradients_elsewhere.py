@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+import fallline
 from fallline import METHODS, Optimizer, Transform, chain, transform
 from fallline.core.gradients import FullGradient, GradientAt
 from fallline.core.transform import zeros
@@ -352,3 +353,37 @@ def test_a_batch_out_of_range_is_refused_and_changes_nothing():
     assert torch.equal(p, before)
     assert int(optimizer.state[p]["step"]) == 0
     assert "keeps     saga.last for each of 4 batches" in optimizer.explain()
+
+
+def test_a_run_with_rows_and_gradients_elsewhere_goes_on_from_a_file(tmp_path):
+    for name, values in (("saga", {"num_batches": 3}), ("svrg", {"every": 4})):
+        model, other = (nn.Linear(3, 2).double() for _ in range(2))
+        first, second = (Optimizer(m, METHODS[name](lr=0.1, **values)) for m in (model, other))
+
+        def train(m, optimizer, steps):
+            for t in steps:
+                x = torch.linspace(-1, t % 3, 12, dtype=torch.float64).reshape(4, 3)
+
+                def closure(m=m, optimizer=optimizer, x=x):
+                    optimizer.zero_grad()
+                    loss = m(x).square().mean()
+                    loss.backward()
+                    return loss
+
+                optimizer.step(closure, full=closure, batch=t % 3)
+
+        train(model, first, range(5))
+        fallline.save(tmp_path / name, model=model, optimizer=first)
+        fallline.load(tmp_path / name, model=other, optimizer=second)
+        for m, optimizer in ((model, first), (other, second)):
+            train(m, optimizer, range(5, 11))
+        for p, q in zip(model.parameters(), other.parameters(), strict=True):
+            assert torch.equal(p, q)
+
+
+def test_methods_without_needs_take_what_others_need():
+    (p,) = parameters(((3,),))
+    before = p.detach().clone()
+    p.grad = torch.ones_like(p)
+    Optimizer([p], METHODS["sgd"](0.1)).step(full=lambda: 1 / 0, batch=7)
+    assert torch.allclose(p, before - 0.1)
