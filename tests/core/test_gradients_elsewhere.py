@@ -1,6 +1,7 @@
 """Gradients at other points, of all data and of every batch: what the closure sees, and what is left as it was."""
 
 import copy
+import warnings
 
 import pytest
 import torch
@@ -79,6 +80,30 @@ def test_all_is_as_after_one_call_but_for_the_step(fuse, set_to_none):
     twin(X).square().mean().backward()
     for p, b, q in zip(model.parameters(), before, twin.parameters(), strict=True):
         assert torch.allclose(p, b - 0.1 * q.grad, rtol=0, atol=1e-15)
+
+
+@pytest.mark.slow  # torch's compiler is imported
+@pytest.mark.parametrize("in_place", [False, True])
+def test_batch_statistics_of_compiled_models_see_one_call(in_place):
+    model, twin = net(), net()
+    called = model if in_place else torch.compile(model, backend="eager")
+    if in_place:
+        model.compile(backend="eager")
+    optimizer = Optimizer(model, chain(Ahead(), descend(0.0)))
+
+    def closure():
+        optimizer.zero_grad()
+        loss = called(X).square().mean()
+        loss.backward()
+        return loss
+
+    for _ in range(2):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            optimizer.step(closure)
+        twin(X)
+    for b, c in zip(model.buffers(), twin.buffers(), strict=True):
+        assert torch.equal(b, c)
 
 
 def test_the_random_state_ends_as_after_one_call():

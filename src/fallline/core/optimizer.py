@@ -262,7 +262,7 @@ class Optimizer(torch.optim.Optimizer):
                 once, or more often for methods that need the batch's gradient elsewhere, at the previous iterate for
                 example; ``explain()`` says where. Afterwards parameters, ``.grad`` and torch's random state are as after
                 the first call. Every call starts from the same random state (one dropout mask), and running statistics
-                of batch normalisation see the first call only, unless the model is compiled.
+                of batch normalisation see the first call only.
             loss: the loss, for methods that need it, when there is no closure.
             full: like ``closure``, over all data, for methods such as SVRG; it is called when they ask for it.
             batch: which batch of a fixed set this is, from 0, for methods such as SAGA.
