@@ -1,11 +1,13 @@
 """Gradients at other points, of all data and of every batch: what the closure sees, and what is left as it was."""
 
 import copy
+import warnings
 
 import pytest
 import torch
 from torch import nn
 
+import fallline
 from fallline import METHODS, Optimizer, Transform, chain, transform
 from fallline.core.gradients import FullGradient, GradientAt
 from fallline.core.transform import zeros
@@ -78,6 +80,30 @@ def test_all_is_as_after_one_call_but_for_the_step(fuse, set_to_none):
     twin(X).square().mean().backward()
     for p, b, q in zip(model.parameters(), before, twin.parameters(), strict=True):
         assert torch.allclose(p, b - 0.1 * q.grad, rtol=0, atol=1e-15)
+
+
+@pytest.mark.slow  # torch's compiler is imported
+@pytest.mark.parametrize("in_place", [False, True])
+def test_batch_statistics_of_compiled_models_see_one_call(in_place):
+    model, twin = net(), net()
+    called = model if in_place else torch.compile(model, backend="eager")
+    if in_place:
+        model.compile(backend="eager")
+    optimizer = Optimizer(model, chain(Ahead(), descend(0.0)))
+
+    def closure():
+        optimizer.zero_grad()
+        loss = called(X).square().mean()
+        loss.backward()
+        return loss
+
+    for _ in range(2):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            optimizer.step(closure)
+        twin(X)
+    for b, c in zip(model.buffers(), twin.buffers(), strict=True):
+        assert torch.equal(b, c)
 
 
 def test_the_random_state_ends_as_after_one_call():
@@ -352,3 +378,37 @@ def test_a_batch_out_of_range_is_refused_and_changes_nothing():
     assert torch.equal(p, before)
     assert int(optimizer.state[p]["step"]) == 0
     assert "keeps     saga.last for each of 4 batches" in optimizer.explain()
+
+
+def test_a_run_with_rows_and_gradients_elsewhere_goes_on_from_a_file(tmp_path):
+    for name, values in (("saga", {"num_batches": 3}), ("svrg", {"every": 4})):
+        model, other = (nn.Linear(3, 2).double() for _ in range(2))
+        first, second = (Optimizer(m, METHODS[name](lr=0.1, **values)) for m in (model, other))
+
+        def train(m, optimizer, steps):
+            for t in steps:
+                x = torch.linspace(-1, t % 3, 12, dtype=torch.float64).reshape(4, 3)
+
+                def closure(m=m, optimizer=optimizer, x=x):
+                    optimizer.zero_grad()
+                    loss = m(x).square().mean()
+                    loss.backward()
+                    return loss
+
+                optimizer.step(closure, full=closure, batch=t % 3)
+
+        train(model, first, range(5))
+        fallline.save(tmp_path / name, model=model, optimizer=first)
+        fallline.load(tmp_path / name, model=other, optimizer=second)
+        for m, optimizer in ((model, first), (other, second)):
+            train(m, optimizer, range(5, 11))
+        for p, q in zip(model.parameters(), other.parameters(), strict=True):
+            assert torch.equal(p, q)
+
+
+def test_methods_without_needs_take_what_others_need():
+    (p,) = parameters(((3,),))
+    before = p.detach().clone()
+    p.grad = torch.ones_like(p)
+    Optimizer([p], METHODS["sgd"](0.1)).step(full=lambda: 1 / 0, batch=7)
+    assert torch.allclose(p, before - 0.1)

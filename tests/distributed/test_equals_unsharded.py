@@ -330,10 +330,10 @@ def refused(rank, world_size):
     big = nn.Parameter(spread(torch.ones(64, 128), mesh, Shard(0)))
     messages = []
 
-    def attempt(p, **options):
+    def attempt(p, made=None, **options):
         optimizer = None
         try:
-            optimizer = fallline.Optimizer([("w", p)], adamw(), **options)
+            optimizer = fallline.Optimizer([("w", p)], made or adamw(), **options)
             optimizer.step()
         except FalllineError as error:
             messages.append(str(error))
@@ -349,6 +349,7 @@ def refused(rank, world_size):
         late.add_param_group({"params": [("w", big)]})
     except FalllineError:
         messages.append((len(late.param_groups), len(late.state), len(late._chains)))
+    attempt(big, fallline.methods.svrg())
     fine = attempt(nn.Parameter(spread(torch.ones(64, 128), square, [Shard(0), Replicate()])), state_format="8bit")
     return messages, fine is not None
 
@@ -361,6 +362,9 @@ def test_what_cannot_be_sharded_is_refused_by_name():
         assert re.search(r"gradient of a DTensor parameter \(shape \(64, 128\).*Expected a DTensor", messages[2])
         assert re.search(r"Rounding at random got 'w'.*cut along one dimension.*Use rounding='kahan'", messages[3])
         assert messages[4] == (1, 1, 1)
+        assert re.search(
+            r"svrg got the DTensor parameter 'w'\. It evaluates gradients at other points.*Use DDP", messages[5]
+        )
 
 
 def test_importing_fallline_imports_no_dtensors():

@@ -153,6 +153,8 @@ def test_two_ways_to_the_same_steps():
     m = METHODS
     assert close(ours(m["spider"](0.1, exponent=0.0, every=5)), ours(m["sarah"](0.1, every=5)))
     assert close(ours(m["svrg"](0.1, every=1)), ours(m["sarah"](0.1, every=1)))
+    popov = twins.past_extragradient(start(), STEPS, Problem(), lr=0.05)
+    assert close(ours(m["optimistic_gradient"](0.05)), popov), "one gradient a step, taken at the points ahead"
     plain = {"b1": 0.9, "weight_decay": 0.1, "gamma": 0.0}
     exact, approximate = (ours(m["mars_adamw"](0.1, exact=e, **plain)) for e in (True, False))
     assert close(exact, approximate)

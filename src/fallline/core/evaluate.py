@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -45,6 +46,10 @@ class Elsewhere:
         self._places = [(p, p.detach().clone()) for p in self._params]
         self._gradients = [(p, p.grad, None if p.grad is None else p.grad.clone()) for p in self._params]
         self._after = RandomState(self._params)
+        self._exits.enter_context(warnings.catch_warnings())
+        warnings.filterwarnings(
+            "ignore", message="Using `torch.compile"
+        )  # that a hook may fire twice, which does no harm
         self._exits.enter_context(_statistics_kept())
         return self
 
@@ -111,17 +116,21 @@ def evaluate_parts(parts: Sequence[Callable[[], Any]], params: Sequence[Tensor])
 @contextmanager
 def _statistics_kept() -> Iterator[None]:
     """Running statistics of batch and instance normalisation, of modules called in the block, are what they were before it."""
-    before: dict[int, list[tuple[Tensor, Tensor]]] = {}
+    seen: set[int] = set()
+    before: list[tuple[Tensor, Tensor]] = []
 
     def keep(module: nn.Module, _: Any) -> None:
-        if isinstance(module, _NormBase) and id(module) not in before:
-            before[id(module)] = [(b, b.clone()) for b in module.buffers(recurse=False)]
+        if id(module) in seen:
+            return
+        for part in module.modules():  # of a compiled model only the outermost module gets here
+            if id(part) not in seen and isinstance(part, _NormBase):
+                before.extend((b, b.clone()) for b in part.buffers(recurse=False))
+            seen.add(id(part))
 
     handle = register_module_forward_pre_hook(keep)
     try:
         yield
     finally:
         handle.remove()
-        for buffers in before.values():
-            for buffer, value in buffers:
-                buffer.copy_(value)
+        for buffer, value in before:
+            buffer.copy_(value)

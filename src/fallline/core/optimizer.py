@@ -6,8 +6,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from operator import attrgetter, is_
 from typing import Any, ClassVar, TypeAlias, cast
@@ -16,26 +15,22 @@ import torch
 from torch import Tensor, nn
 
 from fallline.core.errors import InvalidTypeError, InvalidValueError, unknown
-from fallline.core.evaluate import Elsewhere, RandomState, evaluate_parts
+from fallline.core.evaluate import RandomState, evaluate_parts
 from fallline.core.execute import FUSE_MODES, Batch, Fuse, compiler_available, execute
-from fallline.core.gradients import FullGradient, GradientAt, Request, Search, VarianceOfParts, always
 from fallline.core.groups import groups
 from fallline.core.guard import Guard, Policy
 from fallline.core.kernel import Segment, segments
 from fallline.core.layout import Layout
+from fallline.core.requests import Closure, Found, Given, ask, asks, explained, move, rows
 from fallline.core.sharding import copied, create, is_dtensor
 from fallline.core.spread import described
-from fallline.core.storage import Rounding, Storage, compute_dtype
-from fallline.core.transform import Chain, Transform, named_steps, static_fields
-from fallline.core.types import At, Reach, Schedule, State
-from fallline.core.units import Leaf
+from fallline.core.storage import Rounding, Storage
+from fallline.core.transform import Chain, Transform, static_fields
+from fallline.core.types import Reach, Schedule, State
 
 __all__ = ["Optimizer"]
 
 Alias: TypeAlias = str | tuple[str, ...]
-Closure: TypeAlias = Callable[[], Any]
-
-_Member: TypeAlias = tuple[int, Leaf, str, Transform, Request]  # group, parameter, step's key, step, what it asks for
 
 # Entries of a group that are not ours: names, and what torch's schedulers and weight averaging keep there.
 _NOT_HYPERS = {"param_names", "name", "initial_lr", "max_lr", "min_lr", "base_momentum", "max_momentum", "swa_lr"}
@@ -274,7 +269,7 @@ class Optimizer(torch.optim.Optimizer):
                 once, or more often for methods that need the batch's gradient elsewhere, at the previous iterate for
                 example; ``explain()`` says where. Afterwards parameters, ``.grad`` and torch's random state are as after
                 the first call. Every call starts from the same random state (one dropout mask), and running statistics
-                of batch normalisation see the first call only, unless the model is compiled.
+                of batch normalisation see the first call only.
             loss: the loss, for methods that need it, when there is no closure.
             full: like ``closure``, over all data, for methods such as SVRG; it is called when they ask for it.
             batch: which batch of a fixed set this is, from 0, for methods such as SAGA.
@@ -284,35 +279,33 @@ class Optimizer(torch.optim.Optimizer):
         result, start, variance = None, None, None
         if parts is not None:
             result, variance = self._together(parts, closure)
-            loss = result if isinstance(result, Tensor) else loss
-        if closure is not None:
-            if any(step.gradients for chain in self._chains for step in chain.steps):
-                start = RandomState(self._parameters())
+        elif closure is not None:
+            start = RandomState(self._parameters()) if asks(self._chains) else None
             with torch.enable_grad():
                 result = closure()
-            if isinstance(result, Tensor):
-                loss = result.detach()
+        loss = result.detach() if isinstance(result, Tensor) else loss
         batches = [self._batch(i, group) for i, group in enumerate(self.param_groups)]
         active = [i for i, found in enumerate(batches) if found.units]
+        given = Given(loss, closure, full, batch, parts, start, variance)
         for i in active:
-            self._require_needs(self._chains[i], loss=loss, closure=closure, full=full, batch=batch, parts=parts)
+            given.require(self._chains[i])
         units = [unit for found in batches for unit in found.units]
         try:
-            asked = self._ask([(i, batches[i]) for i in active], start, closure, full, loss, variance)
-            verdict = self._guard.look([*units, *(leaf for leaf, _, _ in asked)]) if units else False
+            asked = self._asked([(self.param_groups[i], batches[i]) for i in active], given)
+            verdict = self._guard.look([*units, *(found.leaf for found in asked)]) if units else False
             if verdict is False:  # nothing to do, or a step that must change nothing
                 self._hold_schedules()
                 self._guard.complain()
                 return result
             ok = verdict if isinstance(verdict, Tensor) else None
-            rows = [pair for i in active for pair in self._rows(i, batches[i], batch)]
-            for leaf, slot, signed in asked:
-                self._fill(leaf, slot, signed, ok)
-            for row, held in rows:
-                _copy(held, row, ok)
+            kept = [pair for i in active for pair in rows(self._chains[i].name, batches[i], batch, self._storage)]
+            for found in asked:
+                found.fill(self._storage, ok)
+            for row, slot in kept:
+                move(slot, row, ok)
             self._execute([batches[i] for i in active], loss, ok)
-            for row, held in rows:
-                _copy(row, held, ok)
+            for row, slot in kept:
+                move(row, slot, ok)
         finally:
             for unit in units:
                 unit.release()
@@ -329,6 +322,26 @@ class Optimizer(torch.optim.Optimizer):
             runs.setdefault(structure if joint else i, []).append(batch)
         for together in runs.values():
             execute(together, loss, ok)
+
+    def _parameters(self) -> list[Tensor]:
+        return [p for group in self.param_groups for p in group["params"]]
+
+    def _asked(self, active: Sequence[tuple[dict[str, Any], Batch]], given: Given) -> list[Found]:
+        """What the steps ask for; with policy "zero" at points that clean gradients lead to."""
+        if (given.closure is None and given.full is None and given.parts is None) or not asks(self._chains):
+            return []
+        if self._guard.policy == "zero":
+            self._guard.look([unit for _, found in active for unit in found.units])
+        return ask(active, self._parameters(), self._storage, given)
+
+    def _together(self, parts: Sequence[Closure], closure: Closure | None) -> tuple[Any, dict[int, Tensor]]:
+        if closure is not None or not parts or not all(callable(part) for part in parts):
+            seen = "both a closure and parts" if closure is not None else f"parts={parts!r}"
+            raise InvalidValueError(
+                f"step() got {seen}. Expected a list of closures, one for every part of the batch, and no closure besides. "
+                f"Write optimizer.step(parts=[first, second])."
+            )
+        return evaluate_parts(parts, self._parameters())
 
     def _batch(self, index: int, group: dict[str, Any]) -> Batch:
         """What a group contributes to this step: its segments with their current values, its units with their gradients."""
@@ -386,7 +399,7 @@ class Optimizer(torch.optim.Optimizer):
                 held, calls = self._layout(i, learning), sum(bool(segment.named) for segment in parted)
                 lines += [f"  {line}" for line in held.describe(calls)]
                 lines += [f"  {line}" for line in described(parted, held.parts)]
-                lines += [f"  {line}" for line in _asked(self._chains[i].steps)]
+                lines += [f"  {line}" for line in explained(self._chains[i].steps)]
             frozen = len(group["params"]) - len(learning)
             lines += [f"  frozen    {frozen} tensors"] * bool(frozen)
         return "\n".join(lines)
@@ -438,142 +451,6 @@ class Optimizer(torch.optim.Optimizer):
         for unit in alone.units:
             unit.release()
         self._guard.complain()
-
-    def _require_needs(self, chain: Chain, **given: Any) -> None:
-        for need in sorted(chain.needs):
-            if given[need] is None:
-                what, expected, code = _NEEDS[need]
-                raise RuntimeError(
-                    f"{chain.name} needs {what} at every step and got none. Expected {expected}. Write:\n    {code}"
-                )
-
-    def _together(self, parts: Sequence[Closure], closure: Closure | None) -> tuple[Any, dict[int, Tensor]]:
-        if closure is not None or not parts or not all(callable(part) for part in parts):
-            seen = "both a closure and parts" if closure is not None else f"parts={parts!r}"
-            raise InvalidValueError(
-                f"step() got {seen}. Expected a list of closures, one for every part of the batch, and no closure besides. "
-                f"Write optimizer.step(parts=[first, second])."
-            )
-        return evaluate_parts(parts, self._parameters())
-
-    # -- gradients elsewhere ------------------------------------------------------------------------------------------
-
-    def _parameters(self) -> list[Tensor]:
-        return [p for group in self.param_groups for p in group["params"]]
-
-    def _ask(
-        self,
-        active: Sequence[tuple[int, Batch]],
-        start: RandomState | None,
-        closure: Closure | None,
-        full: Closure | None,
-        loss: Tensor | None,
-        variance: Mapping[int, Tensor] | None,
-    ) -> list[tuple[Leaf, str, bool]]:
-        """What the steps' requests find: (a leaf with the gradient as its own, the slot it is for, whether that has a sign).
-
-        Requests of one name in several groups share a call, in which all their parameters move together.
-        """
-        found: dict[int, State] = {}  # what this step has found for a parameter so far
-        asked: list[tuple[Leaf, str, bool]] = []
-        jobs: dict[tuple[str, str], list[_Member]] = {}
-        for i, batch in active:
-            for key, step, slot, request in _requests(batch):
-                for leaf in (leaf for unit in batch.units for leaf in unit.each()):
-                    if isinstance(request, Search) or request.due(step, self._coming(i, leaf)):
-                        jobs.setdefault((f"{key}.{slot}", request.needs), []).append((i, leaf, key, step, request))
-        if not jobs:
-            return []
-        if self._guard.policy == "zero":  # points are taken with the clean gradient
-            self._guard.look([unit for _, batch in active for unit in batch.units])
-        params = self._parameters()
-        place = {id(p): i for i, p in enumerate(params)}
-        with Elsewhere(params, start or RandomState(params)) as elsewhere:
-            for (slot, _), members in jobs.items():
-                ats = [self._at(leaf, self._coming(i, leaf), loss) for i, leaf, *_ in members]
-                if isinstance(members[0][4], Search):
-                    assert closure is not None
-                    values: Sequence[Tensor | None] = self._search(slot, members, ats, elsewhere, closure)
-                elif isinstance(members[0][4], VarianceOfParts):
-                    assert variance is not None
-                    values = [variance[id(leaf.whole)] for _, leaf, *_ in members]
-                else:
-                    points = []
-                    for at, (i, leaf, key, step, request) in zip(ats, members, strict=True):
-                        if isinstance(request, GradientAt):
-                            slots = self._slots((i, leaf, key, step, request)) | found.get(id(leaf.whole), {})
-                            points.append((leaf.whole, request.point(step, at, **slots)))
-                    over = full if isinstance(members[0][4], FullGradient) else closure
-                    assert over is not None
-                    _, gradients = elsewhere.call(over, points)
-                    values = [gradients[place[id(leaf.whole)]] for _, leaf, *_ in members]
-                for at, value, (i, leaf, _, step, request) in zip(ats, values, members, strict=True):
-                    name, ascend = slot.rpartition(".")[2], self.param_groups[i]["maximize"]
-                    other = Leaf(leaf.whole, self.state[leaf.whole], leaf.name, leaf.place)
-                    other.give(
-                        [torch.zeros_like(leaf.whole) if value is None else value],
-                        ascend and isinstance(request, GradientAt | FullGradient),
-                    )
-                    found.setdefault(id(leaf.whole), {})[name] = other.g.to(at.g.dtype)
-                    asked.append((other, slot, name not in step.nonnegative))
-        return asked
-
-    def _slots(self, member: _Member) -> State:
-        _, leaf, key, step, _ = member
-        return self.decoded(leaf.whole, key, step)[1]
-
-    def _search(
-        self, slot: str, members: Sequence[_Member], ats: Sequence[At], elsewhere: Elsewhere, closure: Closure
-    ) -> list[Tensor]:
-        """The number on which a search over the losses at trial points ends, for every member."""
-        i, leaf, _, step, request = members[0]
-        assert isinstance(request, Search)
-        sign = -1.0 if self.param_groups[i]["maximize"] else 1.0
-
-        def loss_at(x: float) -> float:
-            points = [(m[1].whole, request.point(m[3], at, x)) for m, at in zip(members, ats, strict=True)]
-            return sign * float(elsewhere.call(closure, points)[0])
-
-        total = sum(float(m[3].measure(at.g, at, **self._slots(m))) for m, at in zip(members, ats, strict=True))
-        before, start = float(leaf.state[slot]), ats[0].loss
-        if start is None:
-            raise RuntimeError(
-                f"{self.param_groups[i]['method']} searches along the loss, and the closure returned none. Expected a tensor. Write:\n"
-                f"    def closure(): optimizer.zero_grad(); loss = criterion(model(x), y); loss.backward(); return loss\n"
-                f"    optimizer.step(closure)"
-            )
-        x = request.run(step, before, sign * float(start), total, loss_at) if math.isfinite(total) else before
-        return [torch.full_like(m[1].state[slot], x) for m in members]
-
-    def _coming(self, index: int, leaf: Leaf) -> int:
-        """The number of a parameter's coming step. On a device, where reading would stall it, that of its group."""
-        step = leaf.state["step"]
-        return (int(step) if step.device.type == "cpu" else int(self.param_groups[index]["step"])) + 1
-
-    def _at(self, leaf: Leaf, t: int, loss: Tensor | None) -> At:
-        p = self._storage.load({"p": leaf.whole.detach(), **leaf.state})
-        return At(p, leaf.g.to(p.dtype), t, loss)
-
-    def _fill(self, leaf: Leaf, slot: str, signed: bool, ok: Tensor | None) -> None:
-        """Write a gradient that was found into its slot."""
-        value = leaf.g.to(compute_dtype(leaf.whole.dtype))
-        for part, new in self._storage.put(slot, value, dict(leaf.state), signed).items():
-            _copy(leaf.state[part], new, ok)
-
-    def _rows(self, index: int, found: Batch, batch: int | None) -> Iterator[tuple[Tensor, Tensor]]:
-        """(this batch's row, the slot that stands for it during the step) of every slot that is kept for every batch."""
-        for key, step in (pair for segment in found.segments for pair in segment.named):
-            for slot, number in step.rows.items():
-                count = number(step)
-                if isinstance(batch, bool) or not isinstance(batch, int) or not 0 <= batch < count:
-                    raise InvalidValueError(
-                        f"{self._chains[index].name} got batch={batch!r}. Expected a whole number from 0 to {count - 1}, since it "
-                        f"keeps {count} batches. Number the batches from 0, or build it with num_batches= as many as there are."
-                    )
-                for leaf in (leaf for unit in found.units for leaf in unit.each()):
-                    for part in self._storage.parts(f"{key}.{slot}"):
-                        if part in leaf.state:
-                            yield leaf.state[f"{part}.rows"][batch], leaf.state[part]
 
     def _segments(self, index: int, group: dict[str, Any], check: bool = True) -> list[Segment]:
         """The chain's segments with the group's current hyperparameters; rebuilt and validated only when one moved."""
@@ -743,57 +620,6 @@ class Optimizer(torch.optim.Optimizer):
             "_layouts": {},
             "_alone": {},
         }
-
-
-_NEEDS = {  # need -> (what it is, what is expected, the lines to write)
-    "loss": ("the loss", "a closure or loss=", "loss.backward()\n    optimizer.step(loss=loss.detach())"),
-    "closure": (
-        "the batch's gradient at another point, or its loss there,",
-        "a closure that zeroes gradients, computes the loss, calls backward and returns the loss",
-        "def closure(): optimizer.zero_grad(); loss = criterion(model(x), y); loss.backward(); return loss\n"
-        "    optimizer.step(closure)",
-    ),
-    "full": (
-        "the gradient of all data, when it asks for it,",
-        "a second closure, over all data, as full=",
-        "def full(): optimizer.zero_grad(); loss = criterion(model(all_x), all_y); loss.backward(); return loss\n"
-        "    optimizer.step(closure, full=full)",
-    ),
-    "parts": (
-        "the gradients of the batch's parts",
-        "a list of closures, one for every equal part of the batch, as parts=",
-        "def part(x, y): loss = criterion(model(x), y); loss.backward(); return loss\n"
-        "    optimizer.step(parts=[lambda x=x, y=y: part(x, y) for x, y in zip(xs.chunk(8), ys.chunk(8))])",
-    ),
-    "batch": (
-        "the number of the batch",
-        "the batch's place, from 0, in a fixed set of batches, as batch=",
-        "loss.backward()\n    optimizer.step(batch=i)  # the i-th of the batches, as in: for i, (x, y) in enumerate(batches)",
-    ),
-}
-
-
-def _requests(found: Batch) -> Iterator[tuple[str, Transform, str, Request]]:
-    for segment in found.segments:
-        for key, step in segment.named:
-            for slot, request in step.gradients.items():
-                yield key, step, slot, request
-
-
-def _asked(steps: Iterable[Transform]) -> list[str]:
-    """What the steps ask for, for ``explain``."""
-    lines = []
-    for key, step in named_steps(steps):
-        for slot, request in step.gradients.items():
-            often = "at the steps that are due" if getattr(request, "due", always) is not always else "at every step"
-            lines.append(f"asks      for {request.what}, {often}, and keeps it as {key}.{slot}")
-        for slot, number in step.rows.items():
-            lines.append(f"keeps     {key}.{slot} for each of {number(step)} batches")
-    return lines
-
-
-def _copy(to: Tensor, value: Tensor, ok: Tensor | None) -> None:
-    to.copy_(value if ok is None else torch.where(ok, value, to))
 
 
 def _copied(label: str, fresh: State, saved: State) -> State:

@@ -35,6 +35,6 @@ class ScaleBySignalToNoise(Transform):
 
 def scale_by_signal_to_noise(floor: Hyper = 0.1) -> ScaleBySignalToNoise:
     r"""Scale by the gradient's signal-to-noise ratio, :math:`r = g^2 / \sigma^2`, divided by its mean over the tensor and kept between
-    ``floor`` and 1 (Jiang et al., arXiv:2309.13681, section 4). :math:`\sigma^2` is the variance between the gradients of the
+    ``floor`` and 1 (Jiang et al., arXiv:2309.13681). :math:`\sigma^2` is the variance between the gradients of the
     batch's parts: ``optimizer.step(parts=[...])``."""
     return ScaleBySignalToNoise(floor)

@@ -101,12 +101,22 @@ def extragradient(x, steps, problem, lr, ahead):
 
 
 def optimistic_gradient(x, steps, problem, lr, optimism):
-    last = None
+    last = np.zeros_like(x)
     for t in range(1, steps + 1):
         g = problem.grad(problem.batch(t), x)
-        x = x - lr * (g + optimism * (g - last) if last is not None else g)
+        x = x - lr * (g + optimism * (g - last))
         last = g
     return x
+
+
+def past_extragradient(x, steps, problem, lr):
+    """Popov's method; the points at which it takes gradients."""
+    half, g = x, np.zeros_like(x)
+    for t in range(1, steps + 1):
+        half = x - lr * g
+        g = problem.grad(problem.batch(t), half)
+        x = x - lr * g
+    return x - lr * g
 
 
 def armijo_sgd(x, steps, problem, lr, c, shrink, growth):

@@ -50,7 +50,7 @@ class ArmijoSearch(Transform):
     year=2019,
     section="algorithm 1, reset option 2",
     notes="c = 0.1, shrink = 0.9 and a doubling in 500 batches are those of the authors' code. The rate is kept as a share of lr. After 100 "
-    "trials the last rate is taken. Each trial counts as a gradient, since the closure computes one.",
+    "trials the last rate is taken. Under DDP the closure must return the mean loss of all ranks, or they part. Each trial counts as a gradient, since the closure computes one.",
     space={"lr": log(1e-1, 1e2)},
     xfail={
         "nothing_is_read_back": "whether the search goes on is read from the loss",

@@ -67,7 +67,7 @@ def bounded_steps(lab):
     yield lab.less(max(float((b - a).norm()) for a, b in zip(path, path[1:], strict=False)), 2 * 0.1 * 1.001)
 
 
-@o2nc.claim("within an epoch the mean stays within every x radius of each of its points", where="corollary 9")
+@o2nc.claim("within an epoch the mean stays within every x radius of each of its points", where="section 3")
 def averages_nearby(lab):
     grads = [lab.gradient(seed=t, scale=1e3) for t in range(10)]
     path = lab.follow(o2nc, grads, lr=1.0, radius=0.1, every=10)

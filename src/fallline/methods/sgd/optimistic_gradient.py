@@ -2,7 +2,8 @@ r"""Optimistic gradient descent: the last gradient is the guess at the next one,
 
 .. math:: p_{t+1} = p_t - \mathrm{lr}\, \big(g_t + \gamma\, (g_t - g_{t-1})\big)
 
-with :math:`\gamma` = ``optimism``; 1 is optimistic mirror descent in Euclidean geometry. It converges in games at one gradient a step.
+with :math:`\gamma` = ``optimism`` and :math:`g_0 = 0`; 1 is optimistic mirror descent in Euclidean geometry. It converges in games at one
+gradient a step.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ class Optimistic(Transform):
     slots = zeros("last")
 
     def update(self, u, at, *, last):
-        return u + self.optimism * (at.t > 1) * (u - last), {"last": u}
+        return u + self.optimism * (u - last), {"last": u}
 
 
 @method(
@@ -31,7 +32,8 @@ class Optimistic(Transform):
     arxiv="1711.00141",
     year=2017,
     section="equation 7",
-    notes="The first step has no last gradient and is plain. The prediction of Rakhlin & Sridharan (arXiv:1311.1869) is the last gradient.",
+    notes="The last gradient of the first step is zero: without a guess, optimistic mirror descent (Rakhlin & Sridharan, "
+    "arXiv:1311.1869) makes up for all of the first gradient. The parameter is where gradients are taken.",
     space={"lr": log(1e-3, 1.0), "optimism": linear(0.0, 2.0)},
 )
 def optimistic_gradient(lr: Hyper = 0.1, optimism: Hyper = 1.0):

@@ -20,7 +20,7 @@ from fallline.transforms import add_l2, descend, scale_by_signal_to_noise
     title="Accelerating Large Batch Training via Gradient Signal to Noise Ratio (GSNR)",
     arxiv="2309.13681",
     year=2023,
-    section="algorithm 1, VR-SGD",
+    section="VR-SGD",
     notes="Where the parts agree to the last digit a coordinate is left unscaled and left out of the mean. The parts stand for the paper's "
     "devices. Its Adam, LARS and LAMB variants, which also average the ratio, are not here.",
     space={"lr": log(3e-3, 3.0), "floor": linear(0.05, 1.0), "weight_decay": log(1e-6, 1e-2)},
@@ -29,7 +29,7 @@ def vrgd(lr: Hyper = 0.1, floor: Hyper = 0.1, weight_decay: Hyper = 0.0):
     return chain(add_l2(weight_decay), scale_by_signal_to_noise(floor), descend(lr))
 
 
-@vrgd.claim("where all parts agree, or with floor = 1, it is SGD", where="section 4.1")
+@vrgd.claim("where all parts agree, or with floor = 1, it is SGD", where="algorithm 1")
 def is_sgd(lab):
     grads = [lab.gradient(seed=t) for t in range(5)]
     for floor in (0.1, 1.0):
@@ -39,7 +39,7 @@ def is_sgd(lab):
 
 @vrgd.claim(
     "of two coordinates with the same gradient the noisier one moves less, by a factor of at most 1 / floor",
-    where="section 4.1",
+    where="algorithm 1",
 )
 def noisy_ones_are_slower(lab):
     slower = lab.move_by_parts(vrgd, noise=(1.0, 5.0), lr=0.1)
