@@ -263,6 +263,7 @@ def test_the_command_measures_memory(tiny, capsys):
         (["--methods", "adamv"], "Unknown method 'adamv'. Did you mean adam"),
         (["--fuse", "eagr"], "Unknown fuse mode 'eagr'. Did you mean eager"),
         (["--rounds", "0"], "rounds=0. Expected at least 1"),
+        (["--methods", "adamw,storm"], "bench got storm, which evaluates gradients elsewhere. Expected methods that"),
         (["--sets", "small", "--threads", "0"], "threads=0. Expected at least 1"),
         (["--json", "nowhere/step.json"], "is no folder"),
         (["--memory", "--rounds", "3"], "--memory"),

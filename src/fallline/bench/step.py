@@ -79,8 +79,16 @@ def make_plan(
     """Check every name; None takes the default, a shorter one if quick, and ``all`` takes everything there is."""
     chosen = parameter_sets(_every(sets, SETS, QUICK_SETS if quick else tuple(SETS)))
     names = _every(methods, METHODS, QUICK_METHODS if quick else DEFAULT_METHODS)
-    for name in names:
-        METHODS[name]  # a misspelt name is an error before anything runs
+    asking = [
+        name for name in names if METHODS[name]().needs - {"loss"}
+    ]  # a misspelt name is an error before anything runs
+    if methods is not None and list(methods) == ["all"]:
+        names = [name for name in names if name not in asking]
+    elif asking:
+        raise InvalidValueError(
+            f"bench got {', '.join(asking)}, which evaluates gradients elsewhere. Expected methods that step on the gradients they are "
+            f"given, since there is no model here. Leave it out, or see its cost in `fallline compare`."
+        )
     modes = _every(layouts, FUSE_MODES, tuple(m for m in QUICK_LAYOUTS if m in FUSE_MODES) if quick else FUSE_MODES)
     for mode in modes:
         if mode not in FUSE_MODES:

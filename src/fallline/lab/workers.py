@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 import traceback
+import warnings
 from collections import deque
 from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection, wait
@@ -122,6 +123,7 @@ def _work(pipe: Connection, tasks: dict[str, Task | None], inherited: list[Conne
         connection.close()
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     torch.set_num_threads(1)
+    warnings.filterwarnings("ignore", message="No C[+][+] compiler")  # the study says so once
     while True:
         try:
             spec = pipe.recv()
