@@ -79,9 +79,7 @@ def make_plan(
     """Check every name; None takes the default, a shorter one if quick, and ``all`` takes everything there is."""
     chosen = parameter_sets(_every(sets, SETS, QUICK_SETS if quick else tuple(SETS)))
     names = _every(methods, METHODS, QUICK_METHODS if quick else DEFAULT_METHODS)
-    asking = [
-        name for name in names if METHODS[name]().needs - {"loss"}
-    ]  # a misspelt name is an error before anything runs
+    asking = [name for name in names if not _steps_on_gradients(name)]  # a misspelt name is an error now
     if methods is not None and list(methods) == ["all"]:
         names = [name for name in names if name not in asking]
     elif asking:
@@ -96,6 +94,10 @@ def make_plan(
     if rounds is not None and rounds < 1:
         raise InvalidValueError(f"bench got rounds={rounds}. Expected at least 1. Leave --rounds out for the default.")
     return Plan(tuple(chosen), tuple(names), tuple(modes), peers, quick, rounds)
+
+
+def _steps_on_gradients(name: str) -> bool:
+    return not METHODS[name]().needs - {"loss"}
 
 
 def _every(given: Sequence[str] | None, known: Any, default: Sequence[str]) -> list[str]:
