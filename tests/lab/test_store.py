@@ -95,6 +95,24 @@ def test_many_openers_at_once_create_one_study(tmp_path):
     assert errors == []
 
 
+def test_a_file_that_others_hold_for_a_moment_is_waited_for(tmp_path, monkeypatch):
+    opened, calls = Store._open, []
+
+    def held_twice(store, spec):
+        calls.append(spec)
+        if len(calls) < 3:
+            raise sqlite3.OperationalError("database is locked")
+        opened(store, spec)
+
+    monkeypatch.setattr(Store, "_open", held_twice)
+    Store(tmp_path, SPEC).close()
+    assert len(calls) == 3
+    monkeypatch.setattr("fallline.lab.store._PATIENCE", 0.0)
+    calls.clear()
+    with pytest.raises(FalllineError, match=r"cannot be read as a study \(database is locked\)"):
+        Store(tmp_path, SPEC)
+
+
 def test_a_folder_that_cannot_be_written_is_said_before_training(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     with pytest.raises(FalllineError, match=r"Cannot write to .*file.*Choose another with --out"):

@@ -7,6 +7,7 @@ import os
 import shutil
 import sqlite3
 import tempfile
+import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +20,7 @@ __all__ = ["SCHEMA", "Store", "check_writable"]
 SCHEMA = 1
 _APPLICATION_ID = 0x66616C6C  # "fall": tells our files from other SQLite files
 _MIN_FREE_BYTES = 50 * 2**20
+_PATIENCE = 5.0  # seconds for others to let go of the file
 
 
 class Store:
@@ -35,6 +37,20 @@ class Store:
                 f"{folder} holds no study: {self.path.name} is missing. Expected a folder that 'fallline compare' made. "
                 f"Check the path, or start one with: fallline compare TASK --out {folder}"
             )
+        patience = time.monotonic() + _PATIENCE
+        while True:
+            try:
+                self._open(spec)
+                return
+            except sqlite3.OperationalError as error:
+                # Others may be creating or closing the file just now; for the switch to WAL, SQLite itself does not wait.
+                if time.monotonic() > patience:
+                    raise self._damaged(error) from None
+                time.sleep(0.02)
+            except sqlite3.DatabaseError as error:
+                raise self._damaged(error) from None
+
+    def _open(self, spec: Mapping[str, Any] | None) -> None:
         if self.path.exists() and self.path.stat().st_size:
             self._check_file()
         self._db = sqlite3.connect(self.path, timeout=30, isolation_level=None)
@@ -42,26 +58,21 @@ class Store:
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
             self._create(spec)
-        except sqlite3.DatabaseError as error:
-            self._db.close()
-            raise self._damaged(error) from None
         except BaseException:
             self._db.close()
             raise
 
     def _check_file(self) -> None:
         """Look before touching: a read-only look leaves a foreign or damaged file exactly as it was."""
+        look = sqlite3.connect(f"{self.path.resolve().as_uri()}?mode=ro", uri=True, isolation_level=None)
         try:
-            look = sqlite3.connect(f"{self.path.resolve().as_uri()}?mode=ro", uri=True)
-            try:
-                (application,) = look.execute("PRAGMA application_id").fetchone()
-                (version,) = look.execute("PRAGMA user_version").fetchone()
-                (health,) = look.execute("PRAGMA quick_check(1)").fetchone()
-                tables = look.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-            finally:
-                look.close()
-        except sqlite3.DatabaseError as error:
-            raise self._damaged(error) from None
+            look.execute("BEGIN")  # one moment for all questions: another process may be creating the study
+            (application,) = look.execute("PRAGMA application_id").fetchone()
+            (version,) = look.execute("PRAGMA user_version").fetchone()
+            (health,) = look.execute("PRAGMA quick_check(1)").fetchone()
+            tables = look.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+        finally:
+            look.close()
         if tables and application != _APPLICATION_ID:
             raise FalllineError(
                 f"{self.path} is a database of another program. Expected a fallline study. Choose another folder with --out."
