@@ -262,6 +262,20 @@ def test_a_folder_that_cannot_be_written_to_is_done_without(tmp_path, monkeypatc
     native.build.cache_clear()
 
 
+def test_without_a_home_the_folder_for_temporary_files_serves(tmp_path, monkeypatch):
+    for name in ("FALLLINE_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+
+    def homeless():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(native.Path, "home", homeless)
+    monkeypatch.setattr(native.tempfile, "gettempdir", lambda: str(tmp_path))
+    native.build.cache_clear()
+    assert native.build(SOURCE % 47).answer() == 47
+    native.build.cache_clear()
+
+
 def test_prepare_builds_what_the_first_step_needs(monkeypatch):
     optimizer = Optimizer(parameters(((30, 3), (4,))), lamb(), fuse="flat")
     optimizer.prepare()

@@ -42,8 +42,8 @@ def build(source: str) -> ctypes.CDLL | None:
         return None
     try:
         return _load(source, found, cache_folder())
-    except OSError:
-        try:  # a home that cannot be written to, or a file system that does not execute
+    except (OSError, RuntimeError):
+        try:  # no home, one that cannot be written to, or a file system that does not execute
             return _load(source, found, Path(tempfile.gettempdir()) / f"fallline-{os.getuid()}")
         except (OSError, subprocess.SubprocessError) as error:
             _complain(found, error)
