@@ -11,23 +11,21 @@ import operator
 from array import array
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
-from itertools import chain
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-from fallline.core.kernel import Numbers, Segment, trace_limit, trace_loops
+from fallline.core.kernel import Numbers, Segment, hypers_of, trace_limit, trace_loops
 from fallline.core.loops import Loops, NotExpressible
 from fallline.core.native import build
 from fallline.core.storage import compute_dtype
-from fallline.core.transform import hyper_fields
 from fallline.core.types import Reach
-from fallline.core.units import Leaf, dense_order
+from fallline.core.units import Leaf, Watch, dense_order
 
 __all__ = ["Bundle", "Plan", "make_bundles", "plan"]
 
-_dtype, _values = operator.attrgetter("dtype"), operator.methodcaller("values")
+_dtype = operator.attrgetter("dtype")
 
 CHUNK = 2**14
 """Elements that a thread takes at a time."""
@@ -158,8 +156,7 @@ class Bundle:
         self.steps = torch.stack([leaf.steps for leaf in self.leaves])
         for leaf, view in zip(self.leaves, self.steps.unbind(), strict=True):
             leaf.state["step"] = view
-        self._states = [leaf.state for leaf in self.leaves]
-        self._held = self._now()
+        self._watch = Watch([leaf.state for leaf in self.leaves])
         self._parameters = [leaf.p for leaf in self.leaves]
         self._strides = list(map(Tensor.stride, self._parameters))
         self._gradients: list[Tensor] = []
@@ -167,20 +164,14 @@ class Bundle:
         self._table = Table(sizes)
         self._put("p", self._parameters)
         for key in kinds.keys() - {"p", "g"}:
-            self._put(key, [state[key] for state in self._states])
+            self._put(key, [leaf.state[key] for leaf in self.leaves])
 
     def _put(self, key: str, tensors: Sequence[Tensor]) -> None:
         self._table.put(key, list(map(Tensor.data_ptr, tensors)))
 
-    # A step looks at every tensor several times; map() does so in a third of a loop's time.
-
-    def _now(self) -> list[Tensor]:
-        return list(chain.from_iterable(map(_values, self._states)))
-
     def intact(self) -> bool:
         """Whether the members' state is still what the table points to."""
-        now = self._now()
-        return len(now) == len(self._held) and all(map(operator.is_, now, self._held))
+        return self._watch.intact()
 
     def give(self, gradients: Sequence[Tensor], ascend: bool) -> None:
         """The gradients of the next step, one for each member, read where they are."""
@@ -220,8 +211,9 @@ class Bundle:
         """What the GROUP step that opens segment ``k`` measures, summed over the members; 0-d or 1-d."""
         function = self.plan[k][0]
         assert function is not None
-        hypers = [getattr(segment.named[0][1], f) for f in hyper_fields(segment.named[0][1])]
-        found = torch.tensor(function(self._table, numbers, hypers), dtype=compute_dtype(self.p.dtype))
+        found = torch.tensor(
+            function(self._table, numbers, hypers_of(segment.named[:1])), dtype=compute_dtype(self.p.dtype)
+        )
         return found[0] if function.loops.single else found
 
     def run(self, k: int, segment: Segment, numbers: Numbers) -> None:
@@ -239,19 +231,22 @@ class Bundle:
 def make_bundles(leaves: Sequence[Leaf], segments: Sequence[Segment]) -> tuple[list[Bundle], list[Leaf]]:
     """Bundles for all leaves that loops can step, and the leaves that are left."""
     joining: dict[Any, list[Leaf]] = {}
-    plans: dict[Any, Plan] = {}
     left: list[Leaf] = []
     for leaf in leaves:
         kinds = _kinds(leaf, segments)
-        how = None if kinds is None else plan(segments, kinds)
-        if kinds is None or how is None:
+        if kinds is None:
             left.append(leaf)
+        else:
+            joining.setdefault((tuple(kinds.items()), int(leaf.steps)), []).append(leaf)
+    bundles: list[Bundle] = []
+    for (items, _), found in joining.items():
+        how = plan(segments, dict(items))
+        if how is None:
+            left += found
             continue
-        _num_beyond(leaf.p.dtype)  # built before the first step, too
-        key = (tuple(sorted(kinds.items(), key=str)), int(leaf.steps))
-        joining.setdefault(key, []).append(leaf)
-        plans[key] = how
-    return [Bundle(found, plans[key], dict(key[0])) for key, found in joining.items()], left
+        _num_beyond(found[0].p.dtype)  # built before the first step, too
+        bundles.append(Bundle(found, how, dict(items)))
+    return bundles, sorted(left, key=lambda leaf: leaf.place)
 
 
 def _kinds(leaf: Leaf, segments: Sequence[Segment]) -> Kinds | None:

@@ -8,8 +8,6 @@ measured, five times the time of the whole step.
 
 from __future__ import annotations
 
-import os
-import shutil
 import types
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +19,7 @@ import torch
 from torch import Tensor, fx
 
 from fallline.core.loops import Loops
+from fallline.core.native import compiler
 from fallline.core.storage import Storage, compute_dtype
 from fallline.core.transform import Transform, hyper_fields, named_steps, static_fields
 from fallline.core.types import At, Reach, State
@@ -35,6 +34,7 @@ __all__ = [
     "as_number",
     "compiler_available",
     "decoded",
+    "hypers_of",
     "measure",
     "segments",
     "settled",
@@ -82,7 +82,7 @@ class Segment:
 
     @cached_property
     def hypers(self) -> list[Any]:
-        return [getattr(step, f) for _, step in self.named for f in hyper_fields(step)]
+        return hypers_of(self.named)
 
     def touched(self, arrays: Arrays) -> Arrays:
         """The entries of ``arrays`` that this segment reads or writes."""
@@ -104,6 +104,11 @@ def segments(steps: Sequence[Transform], storage: Storage) -> list[Segment]:
     bounds = [0, *cuts, len(named)]
     pairs = list(zip(bounds, bounds[1:], strict=False))
     return [Segment(named[a:b], a == 0, b == len(named), storage) for a, b in pairs]
+
+
+def hypers_of(named: Named) -> list[Any]:
+    """The values of the hyperparameters of some steps, in the order in which a trace takes them."""
+    return [getattr(step, f) for _, step in named for f in hyper_fields(step)]
 
 
 def apply(named: Named, u: Tensor, at: At, slots: State) -> tuple[Tensor, State]:
@@ -284,7 +289,7 @@ def trace_loops(segment: Segment, arrays: Arrays, known: Sequence[str], totals: 
         ours, theirs = dict(zip(arrays, values, strict=True)), dict(zip(known, given, strict=True))
         return _measured(key, step, segment.storage, ours, theirs, False)
 
-    hypers = [as_number(getattr(step, f)).clone() for _, step in named for f in hyper_fields(step)]
+    hypers = [as_number(h).clone() for h in hypers_of(named)]
     given = [as_number(1.0).clone() for _ in known]
     return _looped(measured if totals else advanced, arrays, given, hypers, totals)
 
@@ -436,7 +441,7 @@ def measure(segment: Segment, arrays: Arrays, numbers: Numbers, batched: bool, c
     if not compiled or arrays["p"].numel() < 2 or not (batched or arrays["p"].dim() == 1):
         return _measured(key, step, segment.storage, needed, numbers, batched)
     statics = tuple(getattr(step, f) for f in static_fields(step))
-    hypers = [as_number(getattr(step, f)) for f in hyper_fields(step)]
+    hypers = [as_number(h) for h in hypers_of(segment.named[:1])]
     given = {k: as_number(v).clone() for k, v in numbers.items()}
     kinds = tuple(
         (k, v.dtype, v.dim()) for k, v in needed.items()
@@ -462,9 +467,7 @@ def _compiled_measure(
     key: str, kind: type[Transform], statics: tuple[Any, ...], storage: Storage, batched: bool, kinds: tuple[Any, ...]
 ) -> Callable[..., Tensor]:
     def run(arrays: Arrays, numbers: Numbers, hypers: list[Tensor]) -> Tensor:
-        fields: dict[str, Any] = dict(zip(kind._hypers, hypers, strict=True))
-        fields.update(zip(kind._statics, statics, strict=True))
-        return _measured(key, kind(**fields), storage, arrays, numbers, batched)
+        return _measured(key, _rebuilt(kind, statics, iter(hypers)), storage, arrays, numbers, batched)
 
     return _compile(run, f"fallline_measure_{kind.__name__}", dynamic=True)
 
@@ -486,8 +489,7 @@ def _number(value: float) -> Tensor:
 def compiler_available(device: str = "cpu") -> bool:
     """Whether torch.compile can build kernels here: a C++ compiler for the CPU, Triton for CUDA."""
     if device == "cpu":
-        names = (os.environ.get("CXX"), "g++", "clang++")
-        return any(shutil.which(name) for name in names if name)
+        return compiler() is not None
     try:
         from torch.utils._triton import has_triton
 

@@ -40,9 +40,7 @@ class Layout:
         )  # of all parameters: looking them up one by one would take as long as a step
         self._arenas = [unit for unit in self.units if isinstance(unit, Arena)]
         self._joined = [unit for unit in self.units if not isinstance(unit, Leaf)]
-        self._members = [
-            [leaf.place for leaf in ([unit] if isinstance(unit, Leaf) else unit.leaves)] for unit in self.units
-        ]
+        self._members = [[leaf.place for leaf in unit.leaves] for unit in self.units]
         self.parts = [leaf for leaf in leaves if isinstance(leaf, Part) and leaf.scattered]
         self._way = "compiled" if self.compiled else "eagerly"
         pool: dict[Any, Tensor] = {}
@@ -76,7 +74,7 @@ class Layout:
 
     def describe(self, calls: int) -> list[str]:
         """The layout in words, with the bytes that a step moves and holds for each parameter."""
-        leaves = [leaf for unit in self.units for leaf in ([unit] if isinstance(unit, Leaf) else unit.leaves)]
+        leaves = [leaf for unit in self.units for leaf in unit.leaves]
         bundled = [unit for unit in self.units if isinstance(unit, Bundle)]
         in_place = sum(len(unit.leaves) for unit in bundled)
         total = sum(leaf.num_elements for leaf in leaves)

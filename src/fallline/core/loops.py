@@ -71,8 +71,6 @@ class Loops:
 
     source: str
     keys: tuple[str, ...]  # arrays, in the order of the pointer tables
-    written: tuple[str, ...]  # those that a call changes
-    num_sums: int  # reductions over a tensor
     num_totals: int  # numbers that come back, each summed over all tensors
     single: bool = False  # whether the trace returned one number by itself
 
@@ -313,10 +311,7 @@ class Emitter:
             split="\n    ".join(_SPLIT.format(s=s, place=self._place(s)) for s in range(len(stages))),
             totals=max(1, len(self.results)) if self.totals else 1,
         )
-        written = tuple(self.results) if not self.totals else ()
-        return Loops(
-            source, self.keys, written, len(self.reductions), len(self.results) if self.totals else 0, self.single
-        )
+        return Loops(source, self.keys, len(self.results) if self.totals else 0, self.single)
 
     def _place(self, s: int) -> str:
         """Where a pass is: they go to and fro, a sum that comes before a step backwards, so that each begins where the cache is warm."""
