@@ -24,6 +24,9 @@ _HOME = {
     "method": "fallline.core.method",
     "METHODS": "fallline.core.method",
     "groups": "fallline.core.groups",
+    "Oracle": "fallline.core.oracle",
+    "of_loss": "fallline.core.oracle",
+    "of_module": "fallline.core.oracle",
     "save": "fallline.checkpoint",
     "load": "fallline.checkpoint",
     "Reach": "fallline.core.types",
@@ -31,13 +34,17 @@ _HOME = {
     "Hyper": "fallline.core.types",
     "State": "fallline.core.types",
 }
-_PACKAGES = ("checkpoint", "optim", "methods", "transforms", "schedules", "tasks", "lab", "report", "testing")
+_PACKAGES = (
+    "checkpoint", "curvature", "flows", "lab", "landscape", "methods", "nn", "objectives", "optim", "report", "scaling",
+    "schedules", "tasks", "testing", "transforms",
+)  # fmt: skip
 
 __all__ = [
     "METHODS",
     "At",
     "Hyper",
     "Optimizer",
+    "Oracle",
     "Reach",
     "Snapshots",
     "State",
@@ -45,14 +52,22 @@ __all__ = [
     "averaged",
     "chain",
     "checkpoint",
+    "curvature",
+    "flows",
     "groups",
     "lab",
+    "landscape",
     "load",
     "method",
     "methods",
+    "nn",
+    "objectives",
+    "of_loss",
+    "of_module",
     "optim",
     "report",
     "save",
+    "scaling",
     "schedules",
     "tasks",
     "testing",
@@ -62,12 +77,29 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from fallline import checkpoint, lab, methods, optim, report, schedules, tasks, testing, transforms
+    from fallline import (
+        checkpoint,
+        curvature,
+        flows,
+        lab,
+        landscape,
+        methods,
+        nn,
+        objectives,
+        optim,
+        report,
+        scaling,
+        schedules,
+        tasks,
+        testing,
+        transforms,
+    )  # fmt: skip
     from fallline.checkpoint import load, save
     from fallline.core.averaging import averaged
     from fallline.core.groups import groups
     from fallline.core.method import METHODS, method
     from fallline.core.optimizer import Optimizer
+    from fallline.core.oracle import Oracle, of_loss, of_module
     from fallline.core.snapshots import Snapshots
     from fallline.core.transform import Transform, chain, transform, zeros
     from fallline.core.types import At, Hyper, Reach, State

@@ -3,14 +3,14 @@
 import torch
 
 from fallline import METHODS
-from fallline.core.method import Claim
+from fallline.core.claims import Claim
 from fallline.lab.claims import ClaimLab, run_claim, run_claims
 
 LAB = ClaimLab()
 
 
 def result(check):
-    return run_claim(METHODS["adam"], Claim("text", "where", check))
+    return run_claim("adam", Claim("text", "where", check))
 
 
 def test_a_wrong_claim_fails_with_its_numbers():
@@ -38,4 +38,4 @@ def test_checks():
 
 
 def test_selection_by_name():
-    assert {r.method for r in run_claims(["lion", "adamw"])} == {"lion", "adamw"}
+    assert {r.subject for r in run_claims(["lion", "adamw"])} == {"lion", "adamw"}

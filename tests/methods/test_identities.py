@@ -95,7 +95,7 @@ CLAIMS = [(m, c) for m in METHODS.values() for c in m.claims]
 
 @pytest.mark.parametrize(("method", "claim"), CLAIMS, ids=[f"{m.name}-{i}" for i, (m, _) in enumerate(CLAIMS)])
 def test_claims_hold(method, claim):
-    result = run_claim(method, claim)
+    result = run_claim(method.name, claim)
     assert result.ok, result.detail
     assert result.seconds < 5
 

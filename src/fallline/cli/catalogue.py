@@ -93,16 +93,15 @@ def print_tasks() -> int:
     return 0
 
 
-def print_claims(names: Sequence[str]) -> int:
+def print_claims(names: Sequence[str], families: Sequence[str]) -> int:
     """Every claim with its outcome and time."""
-    from fallline.lab.claims import run_claims
+    from fallline.lab.claims import all_claims, run_claim
 
-    for name in names:
-        METHODS[name]  # a misspelt name is an error before anything runs
-    results = run_claims(list(names) or None)
-    table = _table("method", "claim", "where", "seconds", "outcome")
+    chosen = all_claims(names, families)  # a misspelt name is an error before anything runs
+    results = [run_claim(subject, claim) for subject, claim in chosen]
+    table = _table("of", "claim", "where", "seconds", "outcome")
     for r in results:
-        table.add_row(r.method, r.text, r.where, f"{r.seconds:.2f}", "holds" if r.ok else f"FAILS: {r.detail}")
+        table.add_row(r.subject, r.text, r.where, f"{r.seconds:.2f}", "holds" if r.ok else f"FAILS: {r.detail}")
     out = console()
     out.print(table)
     failed = sum(not r.ok for r in results)

@@ -186,17 +186,19 @@ def tasks() -> int:
 
 
 @app.command
-def claims(*names: str) -> int:
-    """Check what the papers claim about their methods; exit code 1 if a claim fails.
+def claims(*names: str, family: Annotated[tuple[str, ...], Parameter(negative="")] = ()) -> int:
+    """Check what the papers claim about methods, schedules, objectives and the rest; exit code 1 if a claim fails.
 
     Parameters
     ----------
     names
-        Methods; all of them by default.
+        Methods. Without names and families: everything.
+    family
+        A package, as `schedules`, `objectives`, `curvature`, or `methods` for all methods; repeat for more.
     """
     from fallline.cli.catalogue import print_claims
 
-    return print_claims(names)
+    return print_claims(names, family)
 
 
 @bench.command

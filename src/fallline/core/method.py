@@ -11,6 +11,7 @@ from typing import Any, get_args, get_type_hints
 
 import torch
 
+from fallline.core.claims import Check, Claim
 from fallline.core.errors import InvalidTypeError, InvalidValueError, unknown
 from fallline.core.hyper import Domain, check_hyper, domain_of
 from fallline.core.interop import TorchState
@@ -38,15 +39,6 @@ class Card:
         """One line to find the paper by: ``arXiv:1412.6980, algorithm 1``."""
         where = f"arXiv:{self.arxiv}" if self.arxiv else f"doi:{self.doi}" if self.doi else self.reference
         return ", ".join(filter(None, (where, self.section)))
-
-
-@dataclass(frozen=True)
-class Claim:
-    """One sentence of a paper, where it stands, and a cheap deterministic check (a generator of outcomes)."""
-
-    text: str
-    where: str
-    check: Callable[[Any], Iterator[Any]]
 
 
 class Method:
@@ -161,12 +153,10 @@ class Method:
             }
         return self._domains[name]
 
-    def claim(
-        self, text: str, where: str
-    ) -> Callable[[Callable[[Any], Iterator[Any]]], Callable[[Any], Iterator[Any]]]:
+    def claim(self, text: str, where: str) -> Callable[[Check], Check]:
         """Decorator: attach a claim of the paper with its check."""
 
-        def attach(check: Callable[[Any], Iterator[Any]]) -> Callable[[Any], Iterator[Any]]:
+        def attach(check: Check) -> Check:
             self.claims.append(Claim(text, where, check))
             return check
 

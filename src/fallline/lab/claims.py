@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,10 +14,12 @@ import torch
 from torch import Tensor
 
 from fallline.core.averaging import averaged
-from fallline.core.method import METHODS, Claim, Method
+from fallline.core.claims import CLAIMS, FAMILIES, Claim
+from fallline.core.errors import unknown
+from fallline.core.method import METHODS, Method
 from fallline.core.optimizer import Optimizer
 
-__all__ = ["ClaimLab", "ClaimResult", "Outcome", "run_claim", "run_claims"]
+__all__ = ["ClaimLab", "ClaimResult", "Outcome", "all_claims", "claims_of", "run_claim", "run_claims"]
 
 _SHAPE = (6, 4)
 _NUM_BATCHES = 8
@@ -31,9 +35,9 @@ class Outcome:
 
 @dataclass(frozen=True)
 class ClaimResult:
-    """A claim of a method, and what became of it."""
+    """A claim, the method or feature that makes it, and what became of it."""
 
-    method: str
+    subject: str
     text: str
     where: str
     ok: bool
@@ -190,7 +194,7 @@ class ClaimLab:
         return Outcome(bool(a < b), f"{a:.6g} < {b:.6g}")
 
 
-def run_claim(method: Method, claim: Claim) -> ClaimResult:
+def run_claim(subject: str, claim: Claim) -> ClaimResult:
     """Check one claim. A check that raises, or yields nothing, fails and says so."""
     began = time.process_time()
     try:
@@ -198,9 +202,29 @@ def run_claim(method: Method, claim: Claim) -> ClaimResult:
     except Exception as error:
         outcomes = [Outcome(False, f"{type(error).__name__}: {error}")]
     failed = [o.text for o in outcomes if not o.ok] if outcomes else ["the check yielded no outcome"]
-    return ClaimResult(method.name, claim.text, claim.where, not failed, "; ".join(failed), time.process_time() - began)
+    return ClaimResult(subject, claim.text, claim.where, not failed, "; ".join(failed), time.process_time() - began)
 
 
-def run_claims(names: Sequence[str] | None = None) -> list[ClaimResult]:
-    """Check the claims of the named methods, or of all."""
-    return [run_claim(METHODS[n], claim) for n in (METHODS if names is None else names) for claim in METHODS[n].claims]
+def claims_of(family: str) -> list[Claim]:
+    """All claims of a family, its modules imported."""
+    if family not in CLAIMS:
+        raise unknown("family of claims", family, FAMILIES)
+    package = importlib.import_module(f"fallline.{family}")
+    for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+        importlib.import_module(module.name)
+    return CLAIMS[family]
+
+
+def all_claims(names: Sequence[str] = (), families: Sequence[str] = ()) -> list[tuple[str, Claim]]:
+    """Claims with who makes them: of the named methods, and of all in the families (``methods`` is one); of everything if neither."""
+    chosen = list(families) or ([] if names else ["methods", *FAMILIES])
+    methods = [*names, *(METHODS if "methods" in chosen else [])]
+    found = [(name, claim) for name in dict.fromkeys(methods) for claim in METHODS[name].claims]
+    for family in chosen:
+        found += [(claim.subject, claim) for claim in claims_of(family)] if family != "methods" else []
+    return found
+
+
+def run_claims(names: Sequence[str] = (), families: Sequence[str] = ()) -> list[ClaimResult]:
+    """Check claims, chosen as ``all_claims`` does."""
+    return [run_claim(subject, claim) for subject, claim in all_claims(names, families)]
