@@ -95,7 +95,7 @@ def test_unused_parameters_have_a_gradient_of_zero(batch):
 
 def test_what_is_wrong_is_said(model, batch):
     oracle = of_loss(model, lambda m, b: 3.0)
-    with pytest.raises(FalllineError, match="returned float. Expected a tensor"):
+    with pytest.raises(FalllineError, match="returned float"):
         oracle.loss(oracle.params, batch)
     twice = of_loss(model, lambda m, b: F.cross_entropy(m(b[0]), b[1]) + m(b[0]).sum())
     with pytest.raises(FalllineError, match="calls the model 2 times"):
