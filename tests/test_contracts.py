@@ -6,7 +6,7 @@ import pytest
 
 import fallline
 from fallline import METHODS
-from fallline.core.execute import compiler_available
+from fallline.core.execute import UNCOMPILED, compiler_available
 from fallline.core.types import Reach
 from fallline.testing import CONTRACTS, LAYOUTS, PROMISES
 from fallline.testing.promises import ELSEWHERE
@@ -44,7 +44,7 @@ def cases():
                     marks.append(pytest.mark.slow)
                 if contract.name in method.xfail:
                     marks.append(pytest.mark.xfail(reason=method.xfail[contract.name], strict=True))
-                compiled = contract.scope == "layouts" or layout != "eager"
+                compiled = contract.scope == "layouts" or layout not in UNCOMPILED
                 if compiled and not compiler_available():
                     marks.append(pytest.mark.skip(reason="no C++ compiler on this machine"))
                 where = "layouts" if contract.scope == "layouts" else layout

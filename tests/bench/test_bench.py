@@ -119,13 +119,13 @@ def test_gradient_paths_are_judged_apart_unless_there_is_no_difference():
     assert [o.met for text, o in one.items() if "on small" in text] == [True, True]
 
 
-def test_eager_is_judged_by_foreach_of_its_own_method():
-    eager = row([2.0], layout="eager")
-    assert "eager <= torch foreach of the same method" not in verdicts(
-        eager, row([3.0], by="torch", layout="foreach", set="small")
+def test_blocks_are_judged_by_foreach_of_its_own_method():
+    blocks = row([2.0], layout="blocks")
+    assert "blocks <= torch foreach of the same method" not in verdicts(
+        blocks, row([3.0], by="torch", layout="foreach", set="small")
     )
-    found = verdicts(eager, row([2.5], by="torch", layout="foreach"))
-    assert found["eager <= torch foreach of the same method"].value == pytest.approx(0.8)
+    found = verdicts(blocks, row([2.5], by="torch", layout="foreach"))
+    assert found["blocks <= torch foreach of the same method"].value == pytest.approx(0.8)
 
 
 def test_a_step_of_ours_that_fails_misses_and_layerwise_methods_are_not_judged_per_byte():
@@ -296,7 +296,7 @@ def test_plans():
     assert quick.seconds < math.inf
     contenders, left_out = quick.contenders(SETS["gpt2"])
     assert {c.layout for c in contenders if c.by == "fallline"} == {"auto"}
-    assert "eager on gpt2" in left_out[0]
+    assert "blocks on gpt2" in left_out[0]
     assert {c.by for c in make_plan(peers=True).contenders(SETS["small"])[0]} >= {"timm", "optimi", "heavyball"}
     with start_compiler(["eager"]) as seconds:
         assert seconds is None

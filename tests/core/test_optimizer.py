@@ -218,7 +218,7 @@ def test_structural_options_cannot_change_while_training():
         (lambda: fallline.Optimizer(net(), adam), r"got <method adam> as its chain\. .* Call the method"),
         (
             lambda: fallline.Optimizer(net(), adam(), fuse="together"),
-            r"Unknown fuse mode 'together'\. Known: auto, eager, flat, leaf",
+            r"Unknown fuse mode 'together'\. Known: auto, blocks, eager, flat, leaf",
         ),
         (lambda: fallline.optim.Adam(net().parameters(), betas=0.9), r"betas=0\.9\. Expected 2 numbers \(b1, b2\)"),
         (

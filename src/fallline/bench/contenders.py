@@ -48,6 +48,11 @@ class Contender:
         """What a step has to move for each float32 parameter."""
         return bytes_moved(self.slots)
 
+    @property
+    def guard_bytes(self) -> int:
+        """What our promise of a step that changes all or nothing adds: the gradient, read once before."""
+        return _FLOAT if self.by == "fallline" else 0
+
 
 def bytes_moved(slots: int) -> int:
     """Bytes per float32 parameter that any step must move: read p, g and each slot, write p and each slot."""

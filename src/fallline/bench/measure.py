@@ -184,7 +184,10 @@ class _Flight:
     def _row(self, one: _Live, path: GradientPath, series: dict[str, Any]) -> Row:
         c = one.contender
         path = path if one.keeps else "both"
-        row = Row(self.which.name, self.which.numel, c.method, c.by, c.layout, path, c.bytes, error=one.error)
+        row = Row(
+            self.which.name, self.which.numel, c.method, c.by, c.layout, path, c.bytes, error=one.error,
+            guard_bytes=c.guard_bytes,
+        )  # fmt: skip
         if one.error:
             return row
         return replace(row, first=one.first, times=tuple(one.times), backward=tuple(one.backward), **series)

@@ -38,6 +38,7 @@ class Row:
     copy: tuple[float, ...] = ()  # bytes a second of copy_ in the same rounds
     in_place: tuple[float, ...] = ()  # bytes a second of mul_ in the same rounds
     error: str = ""
+    guard_bytes: int = 0  # per parameter; read to know that every gradient is finite before anything changes
 
     @property
     def name(self) -> str:
@@ -69,8 +70,8 @@ class Row:
 
     @property
     def per_byte(self) -> float:
-        """The ratio, each side divided by the bytes it must move."""
-        return self.ratio * REFERENCE_BYTES / self.bytes
+        """The ratio, each side divided by the bytes it must move, the guard's reading included."""
+        return self.ratio * REFERENCE_BYTES / (self.bytes + self.guard_bytes)
 
     @property
     def bandwidth(self) -> float:

@@ -23,7 +23,7 @@ from fallline.bench.rows import Row
 from fallline.bench.shapes import SETS, ParameterSet, parameter_sets
 from fallline.bench.targets import judge
 from fallline.core.errors import InvalidValueError, unknown
-from fallline.core.execute import FUSE_MODES, compiler_available
+from fallline.core.execute import FUSE_MODES, UNCOMPILED, compiler_available
 from fallline.core.method import METHODS
 
 __all__ = ["Plan", "Result", "load", "make_plan", "measure_memory", "num_threads", "run", "save", "start_compiler"]
@@ -31,7 +31,7 @@ __all__ = ["Plan", "Result", "load", "make_plan", "measure_memory", "num_threads
 DEFAULT_METHODS = ("adamw", "sgd", "lion", "lamb", "lars")
 QUICK_SETS = ("small", "large", "gpt2")
 QUICK_METHODS = ("adamw", "sgd", "lion", "lamb")
-QUICK_LAYOUTS = ("auto", "eager")
+QUICK_LAYOUTS = ("auto", "blocks")
 QUICK_SECONDS = 7.0
 SLOW_EAGER = 50_000_000
 """Parameters from which a quick run leaves out uncompiled layouts: a step of theirs takes seconds."""
@@ -57,12 +57,15 @@ class Plan:
         return QUICK_SECONDS if self.quick and self.rounds is None else math.inf
 
     def contenders(self, which: ParameterSet) -> tuple[list[Contender], list[str]]:
-        """Who is timed on a set, and lines on who is not: torch's foreach goes with eager, the rest of others with peers."""
+        """Who is timed on a set, and lines on who is not: torch's foreach goes with what needs no compiler, the rest of others with peers."""
         layouts, left_out = self.layouts, []
-        if self.quick and which.numel >= SLOW_EAGER and "eager" in layouts and len(layouts) > 1:
-            layouts = tuple(x for x in layouts if x != "eager")
-            left_out = [f"eager on {which.name}: takes seconds a step, and this is a quick run"]
-        foreign = ("fused", "foreach", "for-loop") if self.peers else ("foreach",) if "eager" in layouts else ()
+        if self.quick and which.numel >= SLOW_EAGER and "auto" in layouts:
+            slow = [x for x in layouts if x in UNCOMPILED]
+            layouts = tuple(x for x in layouts if x not in slow)
+            left_out = [f"{x} on {which.name}: takes seconds a step, and this is a quick run" for x in slow]
+        foreign = (
+            ("fused", "foreach", "for-loop") if self.peers else ("foreach",) if set(UNCOMPILED) & set(layouts) else ()
+        )
         found = ours(self.methods, layouts) + others(self.methods, foreign)
         return found + (peers(self.methods) if self.peers else []), left_out
 
@@ -151,7 +154,7 @@ def num_threads(threads: int) -> Iterator[None]:
 def start_compiler(layouts: Sequence[str]) -> Iterator[float | None]:
     """Empty compiler caches for a while, so that first steps are first; the seconds that torch's compiler itself takes to
     start (imports, precompiled headers, once a machine), or None where nothing will compile."""
-    if set(layouts) == {"eager"} or not compiler_available():
+    if set(layouts) <= set(UNCOMPILED) or not compiler_available():
         yield None
         return
     from torch._inductor.utils import fresh_cache

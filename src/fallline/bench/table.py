@@ -28,10 +28,14 @@ def cells(row: Row) -> list[str]:
     low, high = row.quartiles
     return [
         *start, _ms(row.median), _ms(min(row.times)), _ms(max(row.times)), f"{row.ratio:.2f}", f"{low:.2f}-{high:.2f}",
-        _ms(sorted(row.backward)[len(row.backward) // 2]) if row.path != "given" else "", f"{row.first:.2f}", str(row.bytes),
+        _ms(sorted(row.backward)[len(row.backward) // 2]) if row.path != "given" else "", f"{row.first:.2f}", _bytes(row),
         f"{row.bandwidth / 1e9:.1f}", f"{row.to_copy:.2f}", f"{row.to_in_place:.2f}",
         f"{row.per_byte:.2f}",
     ]  # fmt: skip
+
+
+def _bytes(row: Row) -> str:
+    return f"{row.bytes}+{row.guard_bytes}" if row.guard_bytes else str(row.bytes)
 
 
 def memory_cells(extra: Extra) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Literal
 
 import fallline.methods  # noqa: F401 (fills the registry)
 from fallline.bench.rows import Row
+from fallline.core.execute import UNCOMPILED
 from fallline.core.method import METHODS
 from fallline.core.types import Reach
 
@@ -69,7 +70,7 @@ def _row(
     def applies(row: Row) -> bool:
         return (
             row.by == "fallline"
-            and (row.layout == layout or (layout == "compiled" and row.layout != "eager"))
+            and (row.layout == layout or (layout == "compiled" and row.layout not in UNCOMPILED))
             and (not sets or row.set in sets)
             and row.path in (path, "both")
             and (not methods or row.method in methods)
@@ -81,7 +82,7 @@ def _row(
 
 TARGETS = (
     Target(
-        "auto, every ELEMENT method <= 1.05 x fused AdamW per byte on large and gpt2",
+        "auto, every ELEMENT method <= 1.05 x fused AdamW per byte moved on large and gpt2",
         "per_byte", 1.05, _row("auto", "large", "gpt2", reach=Reach.ELEMENT),
     ),
     Target(
@@ -96,10 +97,10 @@ TARGETS = (
         "auto, AdamW <= 0.8 x fused AdamW on small, given gradients",
         "ratio", 0.8, _row("auto", "small", path="given", methods=["adamw"]),
     ),
-    Target("eager <= torch foreach of the same method", "to_foreach", 1.0, _row("eager")),
+    Target("blocks <= torch foreach of the same method", "to_foreach", 1.0, _row("blocks")),
     Target(
-        "eager, every ELEMENT method <= 0.5 x fused AdamW on small",
-        "ratio", 0.5, _row("eager", "small", reach=Reach.ELEMENT),
+        "blocks, every ELEMENT method <= 0.5 x fused AdamW on small",
+        "ratio", 0.5, _row("blocks", "small", reach=Reach.ELEMENT),
     ),
     Target(
         "auto, LAMB and LARS <= 1.5 x fused AdamW on large and gpt2",

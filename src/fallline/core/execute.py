@@ -4,7 +4,8 @@
 ``leaf``:  one compiled function per chain, called tensor by tensor.
 ``flat``:  on the CPU, one call of native loops for all tensors, where they lie; for what loops cannot express, the compiled
            function on flat buffers that hold the small tensors, and on each large tensor.
-``auto``:  flat; compiled where there is enough to do and a compiler.
+``blocks``: flat buffers that hold the small tensors, eagerly and block by block; needs no compiler.
+``auto``:  flat where there is enough to do and a compiler, else blocks.
 
 All run the same pure functions. A chain is cut into segments at its GROUP steps, because those need a sum over all tensors
 before they can go on.
@@ -36,10 +37,12 @@ from fallline.core.spread import measured, pieces, step_parts
 from fallline.core.types import Reach
 from fallline.core.units import Arrays, Leaf, Unit, make_arenas
 
-__all__ = ["COMPILE_FROM", "FUSE_MODES", "Batch", "Fuse", "compiler_available", "execute", "layout"]
+__all__ = ["COMPILE_FROM", "FUSE_MODES", "UNCOMPILED", "Batch", "Fuse", "compiler_available", "execute", "layout"]
 
-Fuse = Literal["auto", "eager", "leaf", "flat"]
+Fuse = Literal["auto", "eager", "blocks", "leaf", "flat"]
 FUSE_MODES: tuple[str, ...] = get_args(Fuse)
+UNCOMPILED = ("eager", "blocks")
+"""Those that run without a compiler."""
 
 BUNDLE_FROM = 2**14
 """Elements of a group from which ``auto`` builds native loops: below, building them takes longer than many steps save."""
@@ -69,10 +72,12 @@ def layout(leaves: Sequence[Leaf], chain: Sequence[Segment], fuse: Fuse) -> tupl
     on_cpu = all(leaf.p.device.type == "cpu" for leaf in leaves)
     bundles: list[Bundle] = []
     rest = list(leaves)
-    if fuse == "flat" or (num_elements >= BUNDLE_FROM and on_cpu and usable("cpu")):
+    if fuse == "flat" or (fuse == "auto" and num_elements >= BUNDLE_FROM and on_cpu and usable("cpu")):
         bundles, rest = make_bundles(leaves, chain)
     compiled = fuse == "flat" or (
-        num_elements >= COMPILE_FROM and all(usable(device) for device in {leaf.p.device.type for leaf in rest})
+        fuse == "auto"
+        and num_elements >= COMPILE_FROM
+        and all(usable(device) for device in {leaf.p.device.type for leaf in rest})
     )
     reach = max((segment.reach for segment in chain), default=Reach.ELEMENT)
     return [*bundles, *make_arenas(rest, reach)], compiled

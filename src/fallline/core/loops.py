@@ -36,6 +36,9 @@ __all__ = [
 BLOCK = 1024
 """Elements of a sum that are added in the type of the elements; blocks are added in double."""
 
+STREAMS = 4
+"""Places at once that a pass reads which reads little and writes nothing: one place alone waits for the memory."""
+
 C_TYPES = {
     torch.float32: "float",
     torch.float64: "double",
@@ -342,15 +345,24 @@ class Emitter:
         flush = " ".join(_FLUSH[r.kind].format(p=p) for p, r, _ in sums)
         start = " ".join(f"double s{p} = {_START[r.kind].format(t='double')};" for p, r, _ in sums)
         save = " ".join(f"part[{p}] = s{p};" for p, r, _ in sums)
+        body = "\n            ".join([*stage.inside, *ends])
+        several = ""
+        if not outputs and sum(self.keys[k] in self.wide for k in names) <= 2:
+            each = "\n            ".join(f"{{ const int64_t i = j + {k} * stride; {body} }}" for k in range(STREAMS))
+            several = _SEVERAL.format(
+                streams=STREAMS, block=BLOCK // STREAMS, zero=zero, clauses=clauses, inside=each, flush=flush
+            )
         return _STAGE.format(
             s=s,
             pointers="\n    ".join(pointers),
             before="\n    ".join(stage.before),
             start=start,
+            several=several,
+            from_=f"stride * {STREAMS}" if several else "0",
             block=BLOCK if sums else 2**62,
             zero=zero,
             clauses=clauses,
-            inside="\n            ".join([*stage.inside, *ends]),
+            inside=body,
             flush=flush,
             save=save,
         )
@@ -465,8 +477,8 @@ _STAGE = """
 static void stage{s}(const Numbers& c, void* const* at, int64_t n, int64_t begin, int64_t length, const double* found, double* part) {{
     {pointers}
     {before}
-    {start}
-    for (int64_t b = 0; b < length; b += {block}) {{
+    {start}{several}
+    for (int64_t b = {from_}; b < length; b += {block}) {{
         const int64_t end = length - b < {block} ? length : b + {block};
         {zero}
         #pragma omp simd {clauses}
@@ -477,6 +489,18 @@ static void stage{s}(const Numbers& c, void* const* at, int64_t n, int64_t begin
     }}
     {save}
 }}"""
+
+_SEVERAL = """
+    const int64_t stride = length / ({streams} * 16) * 16;
+    for (int64_t b = 0; b < stride; b += {block}) {{
+        const int64_t end = stride - b < {block} ? stride : b + {block};
+        {zero}
+        #pragma omp simd {clauses}
+        for (int64_t j = b; j < end; ++j) {{
+            {inside}
+        }}
+        {flush}
+    }}"""
 
 _SPLIT = """
     #pragma omp parallel for num_threads(threads) schedule(dynamic, 1) if (num_split > 1)

@@ -55,7 +55,8 @@ class Optimizer(torch.optim.Optimizer):
         chain: a chain such as ``adamw(lr=3e-4)``, or, with a model, a dict from name patterns to chains.
         maximize: ascend instead of descend.
         fuse: ``"eager"`` (tensor by tensor, the reference), ``"leaf"`` (the same, compiled), ``"flat"`` (compiled, all
-            tensors of a group together) or ``"auto"``: together, compiled where there is enough to do and a compiler.
+            tensors of a group together), ``"blocks"`` (together, without a compiler) or ``"auto"``: flat where there is enough
+            to do and a compiler, else blocks.
         nonfinite: what to do with a step in which a gradient, or its square, is not finite. ``"skip"``: the whole step changes
             nothing and is counted in ``num_skipped``; ``"raise"``; ``"zero"``: those entries count as zero.
         patience: skipped steps in a row after which ``step`` raises, naming the parameter.
