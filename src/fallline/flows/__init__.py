@@ -2,4 +2,7 @@
 
 from __future__ import annotations
 
-__all__: list[str] = []
+from fallline.flows.linear_stability import Stability, stability
+from fallline.flows.noise_stability import SgdStability, coherence, sgd_stability
+
+__all__ = ["SgdStability", "Stability", "coherence", "sgd_stability", "stability"]
