@@ -9,7 +9,7 @@ import fallline
 
 ROOT = Path(fallline.__file__).parent
 LIBRARY = {
-    "core", "transforms", "methods", "schedules", "scaling", "nn", "objectives", "curvature", "flows", "landscape", "tasks", "optim", "checkpoint",
+    "core", "transforms", "methods", "schedules", "scaling", "nn", "objectives", "curvature", "flows", "landscape", "dynamics", "tasks", "optim", "checkpoint",
 }  # fmt: skip
 # package -> packages of ours that it may import
 ALLOWED = {
@@ -25,6 +25,7 @@ ALLOWED = {
     "flows": {"core", "transforms", "curvature"},
     "landscape": {"core", "curvature"},
     "optim": {"core", "methods"},
+    "dynamics": {"core", "curvature", "flows", "optim"},
     "testing": {"core", "transforms", "methods", "schedules"},
     "tasks": {"core", "nn"},
     "bench": {"core", "methods", "transforms", "schedules", "optim", "tasks", "curvature", "lab"},

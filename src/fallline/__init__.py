@@ -24,6 +24,7 @@ _HOME = {
     "method": "fallline.core.method",
     "METHODS": "fallline.core.method",
     "groups": "fallline.core.groups",
+    "watch": "fallline.dynamics",
     "Oracle": "fallline.core.oracle",
     "of_loss": "fallline.core.oracle",
     "of_module": "fallline.core.oracle",
@@ -35,7 +36,7 @@ _HOME = {
     "State": "fallline.core.types",
 }
 _PACKAGES = (
-    "checkpoint", "curvature", "flows", "lab", "landscape", "methods", "nn", "objectives", "optim", "report", "scaling",
+    "checkpoint", "curvature", "dynamics", "flows", "lab", "landscape", "methods", "nn", "objectives", "optim", "report", "scaling",
     "schedules", "tasks", "testing", "transforms",
 )  # fmt: skip
 
@@ -53,6 +54,7 @@ __all__ = [
     "chain",
     "checkpoint",
     "curvature",
+    "dynamics",
     "flows",
     "groups",
     "lab",
@@ -73,6 +75,7 @@ __all__ = [
     "testing",
     "transform",
     "transforms",
+    "watch",
     "zeros",
 ]
 
@@ -80,6 +83,7 @@ if TYPE_CHECKING:
     from fallline import (
         checkpoint,
         curvature,
+        dynamics,
         flows,
         lab,
         landscape,
@@ -103,6 +107,7 @@ if TYPE_CHECKING:
     from fallline.core.snapshots import Snapshots
     from fallline.core.transform import Transform, chain, transform, zeros
     from fallline.core.types import At, Hyper, Reach, State
+    from fallline.dynamics import watch
 
 
 def __getattr__(name: str) -> Any:

@@ -109,7 +109,9 @@ def _updated_statistics(model: nn.Module, layers: list[Any], batches: Iterable[A
 def _averages(optimizer: Optimizer, index: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Parameters of a group and what their chain's last averaging step says of them."""
     group = optimizer.param_groups[index]
-    named = [(k, s) for k, s in named_steps(optimizer.current_steps(index)) if type(s).average is not Transform.average]
+    named = [
+        (k, s) for k, s in named_steps(optimizer.current_chain(index).steps) if type(s).average is not Transform.average
+    ]
     if not named:
         return
     key, step = named[-1]

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from operator import attrgetter, is_
@@ -201,11 +202,11 @@ class Optimizer(torch.optim.Optimizer):
         """The chain of every group."""
         return tuple(self._chains)
 
-    def current_steps(self, index: int) -> tuple[Transform, ...]:
-        """The steps of a group's chain with its current hyperparameters."""
+    def current_chain(self, index: int = 0) -> Chain:
+        """The chain of a group with the values that its hyperparameters have now, for whatever reasons about a step."""
         chain, group = self._chains[index], self.param_groups[index]
         keys = self._to_group_keys({**chain.hypers, **chain.options})
-        return chain.rebuild(self._from_group_keys(chain, {key: group[key] for key in keys})).steps
+        return chain.rebuild(self._from_group_keys(chain, {key: group[key] for key in keys}))
 
     def decoded(self, p: Tensor, key: str, step: Transform) -> tuple[Tensor, State]:
         """A parameter and a step's slots for it, in compute precision, as the step's own functions see them."""
@@ -473,6 +474,35 @@ class Optimizer(torch.optim.Optimizer):
             )
         found = segments(steps, self._storage)
         self._resolved[index] = (stamp, found)
+        return found
+
+    def preview(self) -> dict[str, Tensor]:
+        """What ``step()`` would subtract from every parameter, given the gradients that are there: by name, or by place where there are
+        no names. Nothing changes, neither parameters nor state; it costs a copy of both.
+
+        Raises:
+            ValueError: for chains that need more than gradients.
+        """
+        needs = sorted(frozenset().union(*(chain.needs for chain in self._chains)))
+        if needs:
+            raise InvalidValueError(
+                f"preview() has gradients only, and this chain needs the {', '.join(needs)}. Expected steps on gradients alone. Copy the "
+                f"model and the optimizer, and step the copies."
+            )
+        twin = copy.deepcopy(self)
+        found: dict[str, Tensor] = {}
+        pairs = [
+            (name, p, q)
+            for group, other in zip(self.param_groups, twin.param_groups, strict=True)
+            for name, p, q in zip(
+                group.get("param_names", [""] * len(group["params"])), group["params"], other["params"], strict=True
+            )
+        ]
+        for _, p, q in pairs:
+            q.grad = None if p.grad is None else p.grad.clone()
+        twin.step()
+        for place, (name, p, q) in enumerate(pairs):
+            found[name or str(place)] = p.detach() - q.detach()
         return found
 
     def _hold_schedules(self) -> None:

@@ -113,7 +113,7 @@ _PLAIN = {"momentum", "dampened_momentum", "nesterov", "add_l2", "decay", "desce
 
 
 def _of_fallline(optimizer: Any, index: int, p: Tensor, name: str) -> Tensor:
-    steps = named_steps(optimizer.current_steps(index))
+    steps = named_steps(optimizer.current_chain(index).steps)
     scales = [(key, step) for key, step in steps if key in _STEPS]
     others = [key for key, step in steps if key not in _STEPS and step.slots and not _is_plain(key)]
     if len(scales) > 1 or others:
