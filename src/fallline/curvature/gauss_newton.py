@@ -9,7 +9,7 @@ Fisher, Monte-Carlo       the same from drawn labels
 Fisher, empirical         M = u u^T, u the loss's gradient by the outputs, at the data's labels
 ========================  =========================================================================
 
-Martens, arXiv:1412.1193, sections 5, 8 and 11.
+Martens, arXiv:1412.1193, compares them.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@ r"""The curvature that an adaptive optimizer meets: :math:`P^{-1/2} A P^{-1/2}`,
 
 An update :math:`\theta \leftarrow \theta - \mathrm{lr}\, P^{-1} m` is gradient descent with momentum in the coordinates
 :math:`P^{1/2} \theta`; its stability is decided by the largest eigenvalue of :math:`P^{-1} H`, which is that of the symmetric form
-(Cohen et al., arXiv:2207.14484, section 2).
+(Cohen et al., arXiv:2207.14484).
 """
 
 from __future__ import annotations
