@@ -164,6 +164,43 @@ def run(
 
 
 @app.command
+def diagnose(
+    task: str,
+    *,
+    method: str = "adamw",
+    lr: float | None = None,
+    set: Annotated[tuple[str, ...], Parameter(negative="")] = (),
+    seed: int = 0,
+    steps: int | None = None,
+    out: Path | None = None,
+) -> int:
+    """Say why a run of METHOD on TASK behaves as it does and what to change, and rerun it with the change.
+
+    Trains with a watch on curvature, noise and every tensor's steps. A page with the figures is written.
+
+    Parameters
+    ----------
+    task
+        One of `fallline tasks`, or your own as in `compare`.
+    method
+        One of `fallline methods`.
+    lr
+        The learning rate; the method's default without it.
+    set
+        Another hyperparameter, as `b2=0.95`; repeat for more.
+    seed
+        The seed of initialisation, data order, noise and dropout.
+    steps
+        Training steps; the schedule spans them. By default 30 % of the task's budget.
+    out
+        The page's file.
+    """
+    from fallline.cli.diagnose import print_diagnosis
+
+    return print_diagnosis(task, method, lr, set, seed, steps, out)
+
+
+@app.command
 def methods(name: str | None = None) -> int:
     """List every method: idea, paper, state, reach; with NAME, its page: formula, defaults, memory, claims.
 

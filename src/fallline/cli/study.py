@@ -18,7 +18,7 @@ from fallline.lab import RunSpec, StudySpec, load_study, make_spec, run_study, t
 from fallline.lab.statistics import default_num_seeds
 from fallline.tasks import load
 
-__all__ = ["compare_and_report", "ranges_of_file", "report_again", "resume_and_report", "run_once"]
+__all__ = ["compare_and_report", "ranges_of_file", "report_again", "resume_and_report", "run_once", "setting"]
 
 
 def compare_and_report(
@@ -94,7 +94,7 @@ def run_once(task: str, method: str, settings: Sequence[str], seed: int, steps: 
     torch.set_num_threads(1)
     loaded = load(task)
     entry = METHODS[method]
-    hypers = dict(_setting(text, method) for text in settings)
+    hypers = dict(setting(text, method) for text in settings)
     entry.check(hypers)
     spec = RunSpec(task, method, tuple(sorted(hypers.items())), seed, steps or loaded.steps, "confirm")
     record = train(loaded, spec)
@@ -109,7 +109,8 @@ def run_once(task: str, method: str, settings: Sequence[str], seed: int, steps: 
     return 0
 
 
-def _setting(text: str, method: str) -> tuple[str, float]:
+def setting(text: str, method: str) -> tuple[str, float]:
+    """``NAME=NUMBER``, a hyperparameter of the method."""
     name, equals, value = text.partition("=")
     try:
         if not equals:

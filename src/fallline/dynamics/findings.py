@@ -79,8 +79,11 @@ def _threshold(record: Record) -> list[Finding]:
                 f"Curvature was taken {len(share)} times. {FEWEST_PROBES} are needed to judge the learning rate.",
             )
         ]
-    late, limit, size = share.late_median(), record.series("threshold").last, record.series("sharpness").late_median()
-    where = f"In the second half of the run the largest curvature is {size:.3g}, {late:.2g} times the {limit:.3g} from which these steps are unstable"
+    chosen = _at_work(record.series("lr"), share)
+    late, limit, size = (
+        median(record.series(name).values[i] for i in chosen) for name in ("share", "threshold", "sharpness")
+    )
+    where = f"While the learning rate is high, the largest curvature is {size:.3g}, {late:.2g} times the {limit:.3g} from which these steps are unstable"
     if late > EDGE[1]:
         return [
             Finding("unstable", 2, f"{where}: the learning rate is too high by about that factor.", {"lr": 1 / late})
@@ -103,6 +106,13 @@ def _threshold(record: Record) -> list[Finding]:
             )
         ]
     return [Finding("stable", 1, f"{where}: stable, and not far from the limit.")]
+
+
+def _at_work(rates: Series, share: Series) -> list[int]:
+    """The probes at which the rate was at least half of its peak, the first one left out: before and after, a schedule holds it low."""
+    peak = max(rates.values, default=0.0)
+    chosen = [i for i in range(1, len(share)) if i < len(rates) and rates.values[i] >= peak / 2]
+    return chosen or list(range(len(share)))
 
 
 def _progress(record: Record) -> list[Finding]:

@@ -27,8 +27,8 @@ class Curvature:
     against the threshold that the method's own steps have on a quadratic (``flows.stability``). Starts where the last probe ended."""
 
     oracle: Oracle
-    tol: float = 0.02
-    max_products: int = 40
+    tol: float = 0.05
+    max_products: int = 15
     last: Eigenpairs | None = None
 
     def take(

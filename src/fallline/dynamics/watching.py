@@ -30,9 +30,6 @@ BUDGET = 0.1
 DIVERGED = 3.0
 """A loss above this many times the first one has diverged."""
 
-PROBE_EXAMPLES = 256
-"""Examples on which probes are taken, at most."""
-
 
 class Watch:
     """Numbers of a run; ``fallline.watch(model, optimizer)`` makes one. Call ``see(loss, batch)`` after every step."""
@@ -57,14 +54,15 @@ class Watch:
     # -- in the loop ----------------------------------------------------------------------------------------------------
 
     def see(self, loss: Tensor | float, batch: Batch | None = None) -> None:
-        """After a step: its loss and its batch (for curvature and noise, which need one). Costs nothing at most steps."""
+        """After a step: its loss and its batch, on which probes are taken where none was given. Costs nothing at most steps."""
         step = self.record.steps
+        batch = batch if self._probe is None else self._probe
         value = float(loss.detach()) if isinstance(loss, Tensor) else float(loss)
         self.record.add(step, {"loss": value})
         if math.isnan(self._first):
             self._first = value
-        if batch is not None and self._oracle is not None:
-            self.record.batch_size = self.record.batch_size or self._oracle.num_examples(batch)
+        if batch is not None and self._oracle is not None and not self.record.batch_size:
+            self.record.batch_size = self._oracle.num_examples(batch)
         if self.record.trouble is None and not value <= DIVERGED * abs(self._first):
             self._note_trouble(step, value, batch)
         if batch is not None and math.isfinite(value) and self._due("probes"):
@@ -125,7 +123,6 @@ class Watch:
     def _probes(self, step: int, batch: Batch) -> None:
         assert self._oracle is not None
         assert self._curvature is not None
-        batch = self._probe if self._probe is not None else batch
         chain = chain_of(self._optimizer)
         found, limit = self._curvature.take(batch, self._optimizer, chain, step)
         if limit is not None:
@@ -135,7 +132,7 @@ class Watch:
         attention = watch_attention(self._oracle, batch)
         if attention is not None:
             found |= {"attention_logit": attention.largest_logit, "attention_entropy": attention.smallest_entropy}
-        self.record.add(step, found)
+        self.record.add(step, {**found, "lr": float(self._optimizer.param_groups[0]["lr"])})
         if self.record.trouble is None:
             self._good = {
                 "step": step,

@@ -17,11 +17,12 @@ from torch import Tensor, nn
 from fallline.core.method import METHODS
 from fallline.core.optimizer import Optimizer
 from fallline.core.schedule import Schedule
+from fallline.core.transform import Chain
 from fallline.lab.streams import batch_indices, generator, seed_of, seeded
 from fallline.schedules import cosine, warmup
 from fallline.tasks import Task, evaluate, fetch
 
-__all__ = ["RunSpec", "schedule", "train"]
+__all__ = ["RunSpec", "Spent", "chain_of", "schedule", "step_on", "train"]
 
 WARMUP_FRACTION = 0.05
 DIVERGED_FACTOR, DIVERGED_FRACTION = 3.0, 0.05
@@ -59,6 +60,16 @@ def schedule(steps: int) -> Schedule:
     return warmup(rise) >> cosine(max(1, steps - rise))
 
 
+def chain_of(task: Task, spec: RunSpec) -> Chain:
+    """The method with the run's hyperparameters, its learning rate following the schedule."""
+    method = METHODS[spec.method]
+    hypers: dict[str, Any] = dict(spec.hypers)
+    lr = hypers.pop("lr", method.defaults["lr"])
+    if "num_batches" in method.options:
+        hypers["num_batches"] = len(task.train) // task.batch_size
+    return method(lr=lr * schedule(spec.steps), **hypers)
+
+
 def train(task: Task, spec: RunSpec) -> dict[str, Any]:
     """Run ``spec`` on ``task``; returns a JSON-able record. Divergence is a result, not an error.
 
@@ -68,17 +79,12 @@ def train(task: Task, spec: RunSpec) -> dict[str, Any]:
     with seeded(spec.seed, "init"):
         model = task.model()
     fingerprint = _fingerprint(model)
-    method = METHODS[spec.method]
-    hypers: dict[str, Any] = dict(spec.hypers)
-    lr = hypers.pop("lr", method.defaults["lr"])
-    if "num_batches" in method.options:
-        hypers["num_batches"] = len(task.train) // task.batch_size
-    optimizer = Optimizer(model, method(lr=lr * schedule(spec.steps), **hypers), seed=spec.seed)
+    optimizer = Optimizer(model, chain_of(task, spec), seed=spec.seed)
     optimizer.prepare()  # outside of the times
     record = _Record(task, spec)
     with torch.random.fork_rng(devices=[]):
         for t in range(1, spec.steps + 1):
-            if not record.alive(t, _step(task, model, optimizer, spec.seed, t)):
+            if not record.alive(t, step_on(task, model, optimizer, spec.seed, t)):
                 break
             if t in record.grid and not record.evaluated(t, evaluate(task, model)):
                 break
@@ -86,7 +92,7 @@ def train(task: Task, spec: RunSpec) -> dict[str, Any]:
 
 
 @dataclass
-class _Spent:
+class Spent:
     """What a step has taken: gradients of batches and examples seen, CPU seconds of the whole and of the optimizer."""
 
     loss: float = math.nan
@@ -97,15 +103,15 @@ class _Spent:
     optimizer_seconds: float = 0.0
 
 
-def _step(task: Task, model: nn.Module, optimizer: Optimizer, seed: int, t: int) -> _Spent:
+def step_on(task: Task, model: nn.Module, optimizer: Optimizer, seed: int, t: int) -> Spent:
     """One step. Methods that ask for more than one gradient, or for that of all data, pay for them."""
-    began, spent, inside = time.process_time(), _Spent(samples=task.batch_size), 0.0
+    began, spent, inside = time.process_time(), Spent(samples=task.batch_size), 0.0
     needs = frozenset().union(*(chain.needs for chain in optimizer.chains))
     number, chosen = _chosen(task, seed, t, fixed="batch" in needs)
     batch = fetch(task.train, chosen)
     if task.augment is not None:
         batch = task.augment(batch, generator(seed, "noise", t))
-    torch.manual_seed(seed_of(seed, "dropout", t))
+    torch.default_generator.manual_seed(seed_of(seed, "dropout", t))  # torch.manual_seed takes a millisecond
 
     def backward(batch: Any, weight: float = 1.0) -> Tensor:
         spent.gradients += 1
@@ -199,7 +205,7 @@ class _Record:
         self.to_target: dict[str, float] | None = None
         self.diverged_at: int | None = None
 
-    def alive(self, t: int, spent: _Spent) -> bool:
+    def alive(self, t: int, spent: Spent) -> bool:
         loss, self.steps, self.seconds = spent.loss, t, self.seconds + spent.seconds
         self.optimizer_seconds += spent.optimizer_seconds
         self.gradients += spent.gradients

@@ -10,7 +10,7 @@ from typing import Any
 from fallline.core.errors import FalllineError
 from fallline.report.page import render
 
-__all__ = ["write"]
+__all__ = ["put", "write"]
 
 
 def write(results: Mapping[str, Any], path: str | Path) -> Path:
@@ -18,8 +18,12 @@ def write(results: Mapping[str, Any], path: str | Path) -> Path:
 
     Raises FalllineError if the results cannot be read or the file cannot be written; what stood there then stays.
     """
+    return put(render(results), path)
+
+
+def put(page: str, path: str | Path) -> Path:
+    """Put a page at ``path``, whole or not at all."""
     path = Path(path)
-    page = render(results)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with open(temporary, "w", encoding="utf-8", newline="\n") as file:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from jinja2 import Environment
     from markupsafe import Markup
 
-__all__ = ["render"]
+__all__ = ["environment", "markup", "render", "trusted"]
 
 VERDICT_WORDS = {"winner": "one method leads", "group": "several lead together", "cannot tell": "cannot tell"}
 
@@ -204,10 +204,11 @@ def _shorten(text: str, limit: int) -> str:
 
 
 def _safe(svg: str | None) -> Markup | None:
-    return None if svg is None else markup("{}", _trusted(svg))
+    return None if svg is None else markup("{}", trusted(svg))
 
 
-def _trusted(text: str) -> Markup:
+def trusted(text: str) -> Markup:
+    """A drawing of ours as it is; nothing of it is escaped again."""
     from markupsafe import Markup
 
     return Markup(text)  # matplotlib has escaped the texts in it
