@@ -201,6 +201,26 @@ def claims(*names: str, family: Annotated[tuple[str, ...], Parameter(negative=""
     return print_claims(names, family)
 
 
+@app.command
+def schedule(
+    text: Annotated[str, Parameter(allow_leading_hyphen=True)], *, steps: int | None = None, svg: Path | None = None
+) -> int:
+    """Draw a schedule: `fallline schedule "3e-4 * (warmup(200) >> cosine(5000))"`.
+
+    Parameters
+    ----------
+    text
+        Schedules of fallline.schedules, numbers, and the operators `>>` (then), `*` and `+`.
+    steps
+        Steps to draw; by default all, or 1,000 of a schedule that never ends.
+    svg
+        File to write the figure to.
+    """
+    from fallline.cli.schedule import plot_schedule
+
+    return plot_schedule(text, steps, svg)
+
+
 @bench.command
 def step(
     *,
