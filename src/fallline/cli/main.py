@@ -221,6 +221,47 @@ def schedule(
     return plot_schedule(text, steps, svg)
 
 
+@app.command
+def coord_check(
+    make: str | None = None,
+    *,
+    method: str = "adam",
+    lr: float = 1e-3,
+    widths: str = "64,128,256,512",
+    base: int | None = None,
+    standard: Annotated[bool, Parameter(negative="")] = False,
+    steps: int = 3,
+    svg: Path | None = None,
+) -> int:
+    """Check muP: train models of several widths for a few steps, and plot how much each layer changed against the width.
+
+    Under muP all lines are flat; exit code 1 if they are not.
+
+    Parameters
+    ----------
+    make
+        Your own `my_module:make` or `path/to/file.py:make`, where make(width) returns a fallline.tasks.Task; by default an MLP
+        on digits.
+    method
+        A method that muP covers, as adam, sgd, lion.
+    lr
+        The learning rate at the base width.
+    widths
+        Widths, separated by commas.
+    base
+        The base width; by default the smallest.
+    standard
+        Leave the models as they are, to see what muP changes.
+    steps
+        Training steps.
+    svg
+        File to write the figure to.
+    """
+    from fallline.cli.coordinates import check_coordinates
+
+    return check_coordinates(make, method, lr, widths, None if standard else base or 0, steps, svg)
+
+
 @bench.command
 def step(
     *,
