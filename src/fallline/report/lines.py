@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,25 +30,29 @@ class Lines:
 
     def text(self, width: int = 72, height: int = 16, plain: bool = False) -> str:
         """The figure in that many characters and rows, without axes' labels; ``plain`` keeps to ASCII."""
-        points = [p for line in self.lines.values() for p in line]
-        ends_x = limits([x for x, _ in points], self.log_x, 0.0, 0.0)
-        ends_y = limits([y for _, y in points], self.log_y, 0.0, 0.0)
+        ends_x, ends_y = self._ends()
         rows = [[" "] * width for _ in range(height)]
-        marks = dict(zip(self.lines, _MARKS if plain or len(self.lines) > 1 else "•", strict=False))
+        marks = dict(zip(self.lines, itertools.cycle(_MARKS if plain or len(self.lines) > 1 else "•"), strict=False))
         for name, line in self.lines.items():
-            for x, y in line:
-                column = round(_share(x, ends_x, self.log_x) * (width - 1))
-                row = round((1 - _share(y, ends_y, self.log_y)) * (height - 1))
-                rows[row][column] = marks.get(name, "*")
+            places = [
+                (_share(x, ends_x, self.log_x) * (width - 1), (1 - _share(y, ends_y, self.log_y)) * (height - 1))
+                for x, y in line
+            ]
+            for (left, start), (right, end) in itertools.pairwise(places):
+                for column in range(round(left) + 1, round(right)):
+                    height_at = start + (end - start) * (column - left) / (right - left)
+                    rows[round(height_at)][column] = "." if plain else "·"
+            for across, down in places:
+                rows[round(down)][round(across)] = marks[name]
         top, low = brief(ends_y[1], 4), brief(ends_y[0], 4)
         edge = max(len(top), len(low))
         bar, corner, floor = ("|", "+", "-") if plain else ("│", "└", "─")
         labels = [top, *[""] * (height - 2), low]
         out = [f"{self.title}", ""]
         out += [f"{label:>{edge}} {bar}{''.join(row).rstrip()}" for label, row in zip(labels, rows, strict=True)]
-        left, right = brief(ends_x[0], 6), brief(ends_x[1], 6)
+        first, last = brief(ends_x[0], 6), brief(ends_x[1], 6)
         out.append(f"{'':>{edge}} {corner}{floor * width}")
-        out.append(f"{'':>{edge}}  {left}{self.x:^{max(width - len(left) - len(right), 0)}}{right}")
+        out.append(f"{'':>{edge}}  {first}{self.x:^{max(width - len(first) - len(last), 0)}}{last}")
         if len(self.lines) > 1:
             out += ["", "  ".join(f"{mark} {name}" for name, mark in marks.items())]
         return "\n".join(out)
@@ -55,6 +60,7 @@ class Lines:
     def svg(self) -> str:
         """The figure as an SVG file."""
         styles = looks(self.lines)
+        ends_y = self._ends()[1]
         with drawing():
             longest = max(map(len, self.lines)) if len(self.lines) > 1 else 0
             fig, axes = figure(560, 330, left=62, right=24 + 6.6 * longest, top=26, bottom=40)
@@ -63,6 +69,8 @@ class Lines:
             axes.set_ylabel(self.y)
             axes.set_xscale("log" if self.log_x else "linear")
             axes.set_yscale("log" if self.log_y else "linear")
+            if self.log_y:
+                axes.set_ylim(*ends_y)
             for name, line in self.lines.items():
                 xs, ys = zip(*line, strict=True)
                 look = styles[name]
@@ -73,6 +81,18 @@ class Lines:
                 axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, labelcolor=ROLES["ink"])
             ends = "; ".join(f"{name} ends at {brief(line[-1][1], 4)}" for name, line in self.lines.items())
             return standalone(fig, f"{self.title}: {self.y} against {self.x}. {ends}.")
+
+    def _ends(self) -> tuple[tuple[float, float], tuple[float, float]]:
+        """The ends of both axes; a logarithmic y spans a factor of ten or more, so that level lines look level."""
+        points = [p for line in self.lines.values() for p in line]
+        ends_x = limits([x for x, _ in points], self.log_x, 0.0, 0.0)
+        low, high = limits([y for _, y in points], self.log_y, 0.0, 0.0)
+        if low == high and not self.log_y:
+            low, high = low - (abs(low) / 2 or 1.0), high + (abs(high) / 2 or 1.0)
+        if self.log_y and high < 10 * low:
+            middle = math.sqrt(low * high)
+            low, high = middle / math.sqrt(10), middle * math.sqrt(10)
+        return ends_x, (low, high)
 
 
 def _share(value: float, ends: tuple[float, float], log: bool) -> float:

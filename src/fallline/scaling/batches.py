@@ -8,8 +8,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.data import Sampler
 
+from fallline.core.claims import claim
 from fallline.core.errors import CheckpointError, InvalidTypeError, InvalidValueError
 from fallline.core.schedule import Schedule
 
@@ -200,3 +202,26 @@ def _check_whole(name: str, value: Any) -> None:
         raise InvalidValueError(
             f"BatchSizeScheduler got {name}={value}. Expected at least 1. Write for example {name}=64."
         )
+
+
+@claim(
+    "BatchSizeScheduler",
+    "a part's loss is normalised by the whole batch's size, not by its own: the gradients then add up to the batch's",
+    "arXiv:1706.02677, section 3, remark on gradient aggregation",
+)
+def adds_up(lab):
+    x, y = lab.gradient(1).flatten(), lab.gradient(2).flatten()  # 24 examples; the loss is (w x - y)^2 at w = 1
+
+    def slope(i: list[int]) -> Tensor:
+        return (2 * x[i] * (x[i] - y[i])).mean()
+
+    batches = BatchSizeScheduler(24, batch_size=17, micro_batch=5)
+    for step in batches.steps(_parts_of(batches)):
+        parts = list(step)
+        whole = [i for part, _ in parts for i in part]
+        yield lab.close(sum(weight * slope(part) for part, weight in parts), slope(whole))
+
+
+def _parts_of(batches: BatchSizeScheduler) -> Iterator[list[int]]:
+    """The indices themselves, in place of a loader."""
+    yield from batches

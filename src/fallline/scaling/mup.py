@@ -135,7 +135,7 @@ def _scale(p: Tensor, base: Tensor, width: Width) -> float:
     powers = [max(width.fan_in, width.layer_in) ** -e for e in (0.0, 0.5, 1.0)]
     measured = size / theirs
     nearest = min(powers, key=lambda power: abs(math.log(measured / power)))
-    few = min(p.numel(), base.numel()) < 400  # too few values to measure their size
+    few = min(p.numel(), base.numel()) < 100  # too few values to measure their size
     ratio = nearest if few or abs(math.log(measured / nearest)) < _TOLERANCE else measured
     wanted = {"hidden": width.fan_in**-0.5, "output": 1 / width.fan_in}.get(width.kind, 1.0)
     return wanted / ratio
@@ -212,7 +212,7 @@ def at_the_base(lab):
     model, plain = _mlp(32, seed=1), _mlp(32, seed=1)
     plan = mup(model, _mlp(32))
     for p, q in zip(model.parameters(), plain.parameters(), strict=True):
-        yield lab.equal(float((p - q).abs().max()), 0.0)
+        yield lab.equal(float((p - q).detach().abs().max()), 0.0)
     yield lab.equal(len(plan.groups(adamw(0.1))), 1)
 
 
@@ -240,7 +240,7 @@ def variances(lab):
     wide, base = _mlp(512), _mlp(32)
     mup(wide, base)
     for name, power in (("0.weight", 0), ("2.weight", 1), ("4.weight", 2)):
-        now, then = (float(dict(m.named_parameters())[name].var()) for m in (wide, base))
+        now, then = (float(dict(m.named_parameters())[name].detach().var()) for m in (wide, base))
         yield lab.ratio(now, then, equals=16.0**-power, rtol=0.3)
 
 
@@ -254,7 +254,7 @@ def spectral(lab):
     for width in (64, 512):
         model = _mlp(width)
         mup(model, _mlp(64))
-        sizes.append(float(torch.linalg.matrix_norm(model[2].weight, 2)))  # sqrt(fan_out/fan_in) is 1
+        sizes.append(float(torch.linalg.matrix_norm(model[2].weight.detach(), 2)))  # sqrt(fan_out/fan_in) is 1
     yield lab.ratio(sizes[1], sizes[0], equals=1.0, rtol=0.15)
     hidden, output = Width("w", "hidden", 8.0, 8.0), Width("w", "output", 8.0, 1.0)
     yield lab.equal([rate_factor(hidden, "muon"), rate_factor(output, "muon")], [1.0, 8**-0.5])

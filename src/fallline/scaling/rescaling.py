@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -238,3 +239,22 @@ def surges(lab):
     yield lab.less(max(rate(512), rate(2048)), rate(1024))
     yield lab.close(rate(64), rate(16384))  # as far above the peak as below
     yield lab.ratio(rate(4, batch=1), 1e-3, equals=2.0, rtol=0.01)
+
+
+@claim(
+    "surge",
+    "the formula is the best rate of sign descent on a quadratic while the sign's mean is linear in the gradient",
+    "arXiv:2405.14578, sign of gradient case; derived for constant gradient and noise",
+)
+def sign_descent(lab):
+    dim, gradient, noise = 100, 1.0, 50.0  # Hessian of ones: every pair of coordinates is coupled
+
+    def best(batch: float) -> float:  # g E[s] / E[s H s], with E[s] = erf(g sqrt(B/2) / noise) for Gaussian noise
+        mean = math.erf(gradient * (batch / 2) ** 0.5 / noise)
+        return dim * gradient * mean / (dim + dim * (dim - 1) * mean**2)
+
+    linear = math.pi * noise**2 / (2 * gradient**2)  # the batch at which the linearised mean is 1
+    peak = linear / (dim - 1)
+    for batch in (peak / 30, peak / 3, 3 * peak, 10 * peak):
+        yield lab.ratio(best(batch), best(peak), equals=surge(batch, peak), rtol=0.03)
+    yield lab.less(3 * surge(1e4 * linear, peak), best(1e4 * linear) / best(peak))  # far beyond, it is not
