@@ -6,8 +6,9 @@ from torch import nn
 from torch.nn import functional as F
 
 import fallline
-from fallline.methods import adam
-from fallline.scaling import mup
+from fallline.methods import adam, sgd
+from fallline.scaling import BatchSizeScheduler, grow_batch, large_batch, mup, rescale
+from fallline.schedules import constant, step_decay
 from fallline.tasks import load
 
 RATES = [2.0**k for k in range(-10, -3)]
@@ -51,3 +52,72 @@ def test_the_best_rate_stays_under_mup_and_moves_without():
     home = best[BASE, "standard"]
     assert 0.5 <= best[1024, "mup"] / home <= 2
     assert home / best[1024, "standard"] >= 4
+
+
+# -- batch sizes -----------------------------------------------------------------------------------------------------------
+
+
+def epochs(chain, batch_size, num_steps, seed, task):
+    """Train the task's model for that many steps; the final training loss and validation error in percent."""
+    torch.manual_seed(seed)
+    model = task.model()
+    optimizer = fallline.Optimizer(model, chain)
+    batches = BatchSizeScheduler(len(task.train), batch_size, micro_batch=len(task.train), seed=seed)
+    done = 0
+    while done < num_steps:
+        for step in batches.steps(task.train.batch(torch.tensor(i)) for i in batches):
+            for batch, weight in step:
+                optimizer.zero_grad()
+                (weight * task.loss(model, batch)).backward()
+            optimizer.step()
+            done += 1
+            if done == num_steps:
+                break
+    with torch.no_grad():
+        train, valid = (d.batch(torch.arange(len(d))) for d in (task.train, task.valid))
+        return float(task.loss(model, train)), float(task.metric.fn(model, valid))
+
+
+def mean(pairs):
+    return [sum(values) / len(values) for values in zip(*pairs, strict=True)]
+
+
+@pytest.mark.slow
+def test_growing_the_batch_does_what_decay_does():
+    task = load("digits-mlp")
+    schedule, steps, batch = 0.1 * step_decay(300, 0.2), 900, 32
+    traded = grow_batch(schedule, steps, batch, most=800)
+    chains = {
+        "decay": (sgd(lr=schedule, momentum=0.9), batch, steps),
+        "growth": (sgd(lr=traded.lr, momentum=0.9), traded.batch, traded.num_steps),
+        "neither": (sgd(lr=0.1, momentum=0.9), batch, steps),
+    }
+    found = {name: mean(epochs(*run, seed, task) for seed in range(8)) for name, run in chains.items()}
+    print({name: (f"{loss:.5f}", f"{error:.2f} %", chains[name][2]) for name, (loss, error) in found.items()})
+    assert traded.num_steps < 0.5 * steps
+    assert abs(found["growth"][1] - found["decay"][1]) < 0.5
+
+
+@pytest.mark.slow
+def test_the_rules_bring_a_larger_batch_nearer_to_the_small_one():
+    task = load("digits-mlp")
+    small, steps = 16, 900
+    runs = {
+        "sgd 16": (sgd(lr=0.05, momentum=0.9), small, steps),
+        "sgd 256 unscaled": (sgd(lr=0.05, momentum=0.9), 256, steps // 16),
+        "sgd 256 linear": (rescale(sgd(lr=0.05, momentum=0.9), small, 256, "linear"), 256, steps // 16),
+        "sgd 256 linear, warm-up": (
+            large_batch(sgd(lr=0.05, momentum=0.9), small, 256, "linear", 10, constant()), 256, steps // 16,
+        ),
+        "adam 16": (adam(lr=1e-3), small, steps),
+        "adam 64 unscaled": (adam(lr=1e-3), 64, steps // 4),
+        "adam 64 sqrt": (rescale(adam(lr=1e-3), small, 64, "sqrt"), 64, steps // 4),
+        "adam 64 lr linear": (adam(lr=4e-3), 64, steps // 4),
+    }  # fmt: skip
+    found = {name: mean(epochs(*run, seed, task) for seed in range(5)) for name, run in runs.items()}
+    for name, (loss, error) in found.items():
+        print(f"{name}: loss {loss:.4f}, error {error:.2f} %")
+    assert abs(found["sgd 256 linear, warm-up"][0] - found["sgd 16"][0]) < abs(
+        found["sgd 256 unscaled"][0] - found["sgd 16"][0]
+    )
+    assert abs(found["adam 64 sqrt"][0] - found["adam 16"][0]) < abs(found["adam 64 unscaled"][0] - found["adam 16"][0])

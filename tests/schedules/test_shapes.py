@@ -197,7 +197,11 @@ def test_what_cannot_be_read_is_explained(text, message):
         (lambda: piecewise((2, 1), (1, 2)), "whose steps rise"),
         (lambda: piecewise(1, 2), "at least two points"),
         (lambda: piecewise((0, 1), (1, 2)), "step=0"),
-        (lambda: tabulated([]), "one for each step"),
+        (lambda: tabulated([]), "for each step, at least one"),
+        (lambda: tabulated([1.0, "a"]), "a finite number for each step"),
+        (lambda: tabulated(3), "got 3"),
+        (lambda: piecewise((1, 2), (3, math.inf)), "at least two points"),
+        (lambda: piecewise((1, 2), (3, "a")), "at least two points"),
     ],
 )
 def test_arguments_out_of_range_are_explained(make, message):

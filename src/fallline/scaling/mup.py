@@ -206,7 +206,7 @@ def _mlp(width: int, seed: int = 0) -> nn.Module:
 @claim(
     "mup",
     "at the base width muP is the standard parametrisation, to the bit",
-    "arXiv:2203.03466, section on implementation: base shapes",
+    "arXiv:2203.03466, base shapes",
 )
 def at_the_base(lab):
     model, plain = _mlp(32, seed=1), _mlp(32, seed=1)

@@ -132,7 +132,7 @@ def batch_sharpness(sharpness: float, noise: float, num_params: int, batch: int)
 @claim(
     "rescale",
     "k steps of SGD equal one with k times the batch and rate while gradients barely change: here, do not",
-    "lecture, slide 'Linear scaling rule'; arXiv:1706.02677, section 2.1",
+    "lecture, slide 'Learning rate warm-up', linear scaling rule; arXiv:1706.02677, section 2.1",
 )
 def linear_rule(lab):
     gradients = [lab.gradient(seed) for seed in range(8)]

@@ -62,7 +62,7 @@ def grow_batch(schedule: Schedule, num_steps: int, batch: int, most: int) -> Tra
 @claim(
     "grow_batch",
     "decaying the learning rate = increasing the batch size: where the rate would fall by 5, the batch grows by 5",
-    "lecture, slide 'Decay schemes'; arXiv:1711.00489, section 1",
+    "lecture, slide 'Decay schemes'; arXiv:1711.00489",
 )
 def stairs(lab):
     traded = grow_batch(0.1 * step_decay(75, 0.2), 225, batch=64, most=64 * 25)
@@ -92,7 +92,7 @@ def same_noise(lab):
 @claim(
     "grow_batch",
     "on a noisy quadratic the traded run ends with the decayed run's mean square, to first order in the rate",
-    "arXiv:1711.00489, section 2",
+    "arXiv:1711.00489, noise scale",
 )
 def same_end(lab):
     def end(rates, sizes, x=1.0):  # E x^2 under x <- x - lr (x + noise / sqrt(batch))

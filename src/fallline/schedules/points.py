@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from fallline.core.claims import claim
@@ -21,7 +23,7 @@ class piecewise(Schedule):
 
     def __init__(self, *points: tuple[float, float]) -> None:
         object.__setattr__(self, "points", tuple(tuple(p) if isinstance(p, tuple | list) else p for p in points))
-        pairs = all(isinstance(p, tuple) and len(p) == 2 for p in self.points)
+        pairs = all(isinstance(p, tuple) and len(p) == 2 and all(map(_is_finite, p)) for p in self.points)
         if (
             not pairs
             or len(points) < 2
@@ -55,11 +57,13 @@ class tabulated(Schedule):
     values: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "values", tuple(float(v) for v in self.values))
-        if not self.values:
+        values = tuple(self.values) if isinstance(self.values, Iterable) else ()
+        if not values or not all(map(_is_finite, values)):
             raise InvalidValueError(
-                "tabulated got no values. Expected one for each step, at least one. Write for example tabulated([1.0, 0.5])."
+                f"tabulated got {self.values!r}. Expected a finite number for each step, at least one. Write for example "
+                f"tabulated([1.0, 0.5])."
             )
+        object.__setattr__(self, "values", tuple(float(v) for v in values))
 
     @property
     def length(self) -> float:
@@ -67,6 +71,10 @@ class tabulated(Schedule):
 
     def value(self, t: int) -> float:
         return self.values[t - 1]
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 @claim("piecewise", "warm-up and linear decay are its special cases with three points", "lecture, slide 'Warm-up'")
