@@ -96,12 +96,14 @@ def test_growing_the_batch_does_what_decay_does():
     print({name: (f"{loss:.5f}", f"{error:.2f} %", chains[name][2]) for name, (loss, error) in found.items()})
     assert traded.num_steps < 0.5 * steps
     assert abs(found["growth"][1] - found["decay"][1]) < 0.5
+    assert abs(found["growth"][0] / found["decay"][0] - 1) < 0.25
+    assert found["decay"][0] < 0.75 * found["neither"][0]
 
 
 @pytest.mark.slow
 def test_the_rules_bring_a_larger_batch_nearer_to_the_small_one():
     task = load("digits-mlp")
-    small, steps = 16, 900
+    small, steps = 16, 480
     runs = {
         "sgd 16": (sgd(lr=0.05, momentum=0.9), small, steps),
         "sgd 256 unscaled": (sgd(lr=0.05, momentum=0.9), 256, steps // 16),
@@ -114,7 +116,7 @@ def test_the_rules_bring_a_larger_batch_nearer_to_the_small_one():
         "adam 64 sqrt": (rescale(adam(lr=1e-3), small, 64, "sqrt"), 64, steps // 4),
         "adam 64 lr linear": (adam(lr=4e-3), 64, steps // 4),
     }  # fmt: skip
-    found = {name: mean(epochs(*run, seed, task) for seed in range(5)) for name, run in runs.items()}
+    found = {name: mean(epochs(*run, seed, task) for seed in range(4)) for name, run in runs.items()}
     for name, (loss, error) in found.items():
         print(f"{name}: loss {loss:.4f}, error {error:.2f} %")
     assert abs(found["sgd 256 linear, warm-up"][0] - found["sgd 16"][0]) < abs(
