@@ -101,25 +101,31 @@ def test_growing_the_batch_does_what_decay_does():
 
 
 @pytest.mark.slow
-def test_the_rules_bring_a_larger_batch_nearer_to_the_small_one():
+def test_the_rules_bring_a_batch_four_times_as_large_nearer_to_the_small_one():
     task = load("digits-mlp")
-    small, steps = 16, 480
-    runs = {
-        "sgd 16": (sgd(lr=0.05, momentum=0.9), small, steps),
-        "sgd 256 unscaled": (sgd(lr=0.05, momentum=0.9), 256, steps // 16),
-        "sgd 256 linear": (rescale(sgd(lr=0.05, momentum=0.9), small, 256, "linear"), 256, steps // 16),
-        "sgd 256 linear, warm-up": (
-            large_batch(sgd(lr=0.05, momentum=0.9), small, 256, "linear", 10, constant()), 256, steps // 16,
-        ),
-        "adam 16": (adam(lr=1e-3), small, steps),
+    small, steps, plain = 16, 480, sgd(lr=0.05, momentum=0.9)
+    runs = {"sgd 16": (plain, small, steps), "adam 16": (adam(lr=1e-3), small, steps)}
+    for k in (4, 16):  # at 16 linear scaling breaks down: 30 steps at a rate of 0.8
+        at = f"{small * k}"
+        runs |= {
+            f"sgd {at} unscaled": (plain, small * k, steps // k),
+            f"sgd {at} linear": (rescale(plain, small, small * k, "linear"), small * k, steps // k),
+            f"sgd {at} linear, warm-up": (
+                large_batch(plain, small, small * k, "linear", steps // k // 3, constant()), small * k, steps // k,
+            ),
+        }  # fmt: skip
+    runs |= {
         "adam 64 unscaled": (adam(lr=1e-3), 64, steps // 4),
         "adam 64 sqrt": (rescale(adam(lr=1e-3), small, 64, "sqrt"), 64, steps // 4),
         "adam 64 lr linear": (adam(lr=4e-3), 64, steps // 4),
-    }  # fmt: skip
+    }
     found = {name: mean(epochs(*run, seed, task) for seed in range(4)) for name, run in runs.items()}
     for name, (loss, error) in found.items():
         print(f"{name}: loss {loss:.4f}, error {error:.2f} %")
-    assert abs(found["sgd 256 linear, warm-up"][0] - found["sgd 16"][0]) < abs(
-        found["sgd 256 unscaled"][0] - found["sgd 16"][0]
-    )
-    assert abs(found["adam 64 sqrt"][0] - found["adam 16"][0]) < abs(found["adam 64 unscaled"][0] - found["adam 16"][0])
+
+    def distance(name):
+        return abs(found[name][0] - found[f"{name.split()[0]} 16"][0])
+
+    assert distance("sgd 64 linear, warm-up") < distance("sgd 64 unscaled")
+    assert distance("adam 64 sqrt") < min(distance("adam 64 unscaled"), 0.05)
+    assert distance("sgd 256 linear") > distance("sgd 256 unscaled")
