@@ -57,6 +57,9 @@ def test_a_task_of_ones_own(capsys, tmp_path):
         (["--method", "lamb"], "does not cover lamb"),
         (["--method", "adma"], "Unknown method 'adma'"),
         (["--lr", "0"], "Nothing changed"),
+        (["--standard", "--base", "4"], "Drop one of them"),
+        (["--base", "0"], "--base got 0"),
+        (["--svg", "c.png"], "ends in .svg"),
     ],
 )
 def test_mistakes(argv, text, capsys):

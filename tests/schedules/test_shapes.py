@@ -164,6 +164,8 @@ def test_what_is_printed_is_read_back(schedule):
         ("warmup(2) if True else 3", "cannot stand in a schedule"),
         ("(" * 1500 + ")" * 400, "is no schedule"),
         ("1" * 3000, "at most 2000 characters"),
+        ("cosine(3)\0", "is no schedule"),
+        ("9" * 1000 + " * cosine(3)", "has no value"),
         (3, "Expected a text"),
     ],
 )

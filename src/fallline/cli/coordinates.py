@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import fallline.methods  # noqa: F401 (fills the registry)
-from fallline.cli.figures import show
+from fallline.cli.figures import check_svg, show
 from fallline.core.errors import InvalidTypeError, InvalidValueError
 from fallline.core.method import METHODS
 from fallline.report.lines import Lines
@@ -19,13 +19,14 @@ from fallline.tasks import Task, load
 from fallline.tasks.datasets import fetch
 from fallline.tasks.user import find_user_object
 
-__all__ = ["check_coordinates"]
+__all__ = ["base_of", "check_coordinates"]
 
 
 def check_coordinates(
     make: str | None, method: str, lr: float, widths: str, base: int | None, steps: int, svg: Path | None
 ) -> int:
     """Run the check and print it; ``base`` is None for the standard parametrisation and 0 for the smallest width."""
+    check_svg(svg)
     sizes = _widths(widths)
     task_of = _digits if make is None else _users(make)
     task = task_of(min(sizes))
@@ -50,6 +51,17 @@ def check_coordinates(
     slopes = "   ".join(f"{layer} {slope:+.2f}" for layer, slope in found.slopes.items())
     show(figure, svg, f"Exponents of the width: {slopes}\n{found.verdict}")
     return int(not found.flat)
+
+
+def base_of(base: int | None, standard: bool) -> int | None:
+    """What ``--base`` and ``--standard`` say together, as ``check_coordinates`` takes it."""
+    if standard and base is not None:
+        raise InvalidValueError(
+            f"--standard and --base {base} were both given. The standard parametrisation has no base width. Drop one of them."
+        )
+    if base is not None and base < 1:
+        raise InvalidValueError(f"--base got {base}. Expected a width, at least 1. Write for example --base 64.")
+    return None if standard else base or 0
 
 
 def _widths(text: str) -> list[int]:

@@ -8,15 +8,20 @@ from pathlib import Path
 from fallline.core.errors import InvalidValueError
 from fallline.report.lines import Lines
 
-__all__ = ["show"]
+__all__ = ["check_svg", "show"]
 
 
-def show(figure: Lines, svg: Path | None, below: str = "") -> None:
-    """Print the figure and the lines ``below`` it, and write it to ``svg`` where that is given."""
+def check_svg(svg: Path | None) -> None:
+    """Raise before any work is done unless ``svg`` is None or names an SVG file."""
     if svg is not None and svg.suffix != ".svg":
         raise InvalidValueError(
             f"--svg got {str(svg)!r}. Expected a file that ends in .svg. Write for example --svg figure.svg."
         )
+
+
+def show(figure: Lines, svg: Path | None, below: str = "") -> None:
+    """Print the figure and the lines ``below`` it, and write it to ``svg`` where that is given."""
+    check_svg(svg)
     encoding = (sys.stdout.encoding or "ascii").lower().replace("-", "")
     plain = not encoding.startswith("utf")
     text = "\n".join([figure.text(plain=plain), "", *below.splitlines()]).rstrip()

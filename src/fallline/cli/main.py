@@ -257,9 +257,9 @@ def coord_check(
     svg
         File to write the figure to.
     """
-    from fallline.cli.coordinates import check_coordinates
+    from fallline.cli.coordinates import base_of, check_coordinates
 
-    return check_coordinates(make, method, lr, widths, None if standard else base or 0, steps, svg)
+    return check_coordinates(make, method, lr, widths, base_of(base, standard), steps, svg)
 
 
 @bench.command

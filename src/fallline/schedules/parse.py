@@ -36,8 +36,11 @@ def parse(text: str) -> Schedule:
         )
     try:
         found = _evaluate(ast.parse(text.strip(), mode="eval").body)
-    except (SyntaxError, RecursionError, MemoryError) as error:
-        why = getattr(error, "msg", None) or "it nests too deeply"
+    except FalllineError:
+        raise
+    except (SyntaxError, RecursionError, MemoryError, ValueError) as error:
+        deep = isinstance(error, RecursionError | MemoryError)
+        why = "it nests too deeply" if deep else getattr(error, "msg", str(error))
         raise InvalidValueError(
             f"{text!r} is no schedule: {why}. Expected schedules joined with >>, * and +. "
             f"Write for example 'warmup(200) >> cosine(5000)'. Known: {', '.join(sorted(KNOWN))}."
