@@ -258,3 +258,33 @@ def test_a_layer_that_stands_still_has_no_slope():
     found = coordinate_check(mlp, lambda m, x: 0 * m(x).sum(), batch, sgd(0.1), [4, 8], steps=1)
     assert not found.flat
     assert "stop learning" in found.verdict
+
+
+def cnn(width):
+    return nn.Sequential(
+        nn.Conv2d(1, width, 3), nn.ReLU(), nn.Conv2d(width, width, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 5)
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("make", "shape", "made"),
+    [
+        (cnn, (8, 1, 7, 7), lion(1e-3)),
+        (cnn, (8, 1, 7, 7), sgd(0.1)),
+        (Transformer, None, adamw(1e-3, weight_decay=0.0)),
+    ],
+)
+def test_convolutions_and_attention_are_flat_under_mup_and_not_without(make, shape, made):
+    drawn = torch.Generator().manual_seed(0)
+    x = torch.randint(11, (8, 7), generator=drawn) if shape is None else torch.randn(shape, generator=drawn)
+    y = torch.randint(5, (x.shape[0],), generator=drawn)
+
+    def loss(model, batch):
+        found = model(batch[0])
+        return nn.functional.cross_entropy(found if found.dim() == 2 else found.mean(1), batch[1])
+
+    widths = [16, 64, 192]
+    flat = coordinate_check(make, loss, (x, y), made, widths, base=16, steps=1)
+    assert flat.flat, flat.slopes
+    assert not coordinate_check(make, loss, (x, y), made, widths, steps=1).flat
+    assert make is cnn or "attention" in flat.slopes

@@ -110,6 +110,7 @@ def _activations(model: nn.Module, loss: Callable[[nn.Module, Any], Tensor], bat
 
     def note(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any, result: Any) -> None:
+            result = result[0] if isinstance(result, tuple) and result else result  # attention returns its weights, too
             if isinstance(result, Tensor):
                 seen[name] = result.detach().clone()
 
