@@ -238,6 +238,67 @@ def claims(*names: str, family: Annotated[tuple[str, ...], Parameter(negative=""
     return print_claims(names, family)
 
 
+@app.command
+def schedule(
+    text: Annotated[str, Parameter(allow_leading_hyphen=True)], *, steps: int | None = None, svg: Path | None = None
+) -> int:
+    """Draw a schedule: `fallline schedule "3e-4 * (warmup(200) >> cosine(5000))"`.
+
+    Parameters
+    ----------
+    text
+        Schedules of fallline.schedules, numbers, and the operators `>>` (then), `*` and `+`.
+    steps
+        Steps to draw; by default all, or 1,000 of a schedule that never ends.
+    svg
+        File to write the figure to.
+    """
+    from fallline.cli.schedule import plot_schedule
+
+    return plot_schedule(text, steps, svg)
+
+
+@app.command
+def coord_check(
+    make: str | None = None,
+    *,
+    method: str = "adam",
+    lr: float = 1e-3,
+    widths: str = "64,128,256,512",
+    base: int | None = None,
+    standard: Annotated[bool, Parameter(negative="")] = False,
+    steps: int = 3,
+    svg: Path | None = None,
+) -> int:
+    """Check muP: train models of several widths for a few steps, and plot how much each layer changed against the width.
+
+    Under muP all lines are flat; exit code 1 if they are not.
+
+    Parameters
+    ----------
+    make
+        Your own `my_module:make` or `path/to/file.py:make`, where make(width) returns a fallline.tasks.Task; by default an MLP
+        on digits.
+    method
+        A method that muP covers, as adam, sgd, lion.
+    lr
+        The learning rate at the base width.
+    widths
+        Widths, separated by commas.
+    base
+        The base width; by default the smallest.
+    standard
+        Leave the models as they are, to see what muP changes.
+    steps
+        Training steps.
+    svg
+        File to write the figure to.
+    """
+    from fallline.cli.coordinates import base_of, check_coordinates
+
+    return check_coordinates(make, method, lr, widths, base_of(base, standard), steps, svg)
+
+
 @bench.command
 def step(
     *,

@@ -1,4 +1,4 @@
-"""A schedule: a pure function of the step ``t`` (from 1), joined with ``>>``, scaled with ``*``."""
+"""A schedule: a pure function of the step ``t`` (from 1), joined with ``>>``, scaled with ``*``, added with ``+``."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from dataclasses import dataclass
 
 from fallline.core.errors import InvalidValueError
 
-__all__ = ["Joined", "Scaled", "Schedule"]
+__all__ = ["Joined", "Product", "Scaled", "Schedule", "Shifted", "Sum"]
 
 
 class Schedule(ABC):
     """A hyperparameter as a function of the step. Subclasses are frozen dataclasses that define ``value(t)``.
 
     ``length`` is the number of steps until the schedule has run its course; afterwards it holds its last value, unless
-    another schedule follows: ``3e-4 * (warmup(200) >> cosine(9_800))``.
+    another schedule follows: ``3e-4 * (warmup(200) >> cosine(9_800))``. Sums and products, of schedules or with numbers, run
+    both at once: ``0.9 * cosine(1_000) + 0.1``.
     """
 
     @property
@@ -33,12 +34,19 @@ class Schedule(ABC):
             raise InvalidValueError(f"A schedule was asked for step {t}. Steps count from 1. Pass t >= 1.")
         return float(self.value(t if t < self.length else int(self.length)))
 
-    def __mul__(self, factor: float) -> Schedule:
-        if isinstance(factor, bool) or not isinstance(factor, int | float):
-            return NotImplemented
-        return Scaled(float(factor), self)
+    def __mul__(self, factor: float | Schedule) -> Schedule:
+        if isinstance(factor, Schedule):
+            return Product(self, factor)
+        return Scaled(float(factor), self) if _is_number(factor) else NotImplemented
 
     __rmul__ = __mul__
+
+    def __add__(self, other: float | Schedule) -> Schedule:
+        if isinstance(other, Schedule):
+            return Sum(self, other)
+        return Shifted(float(other), self) if _is_number(other) else NotImplemented
+
+    __radd__ = __add__
 
     def __rshift__(self, then: Schedule) -> Schedule:
         if not isinstance(then, Schedule):
@@ -61,7 +69,57 @@ class Scaled(Schedule):
         return self.factor * self.schedule.value(t)
 
     def __repr__(self) -> str:
-        return f"{self.factor:g} * ({self.schedule!r})"
+        return f"{self.factor!r} * ({self.schedule!r})"
+
+
+@dataclass(frozen=True)
+class Shifted(Schedule):
+    """``offset + schedule``."""
+
+    offset: float
+    schedule: Schedule
+
+    @property
+    def length(self) -> float:
+        return self.schedule.length
+
+    def value(self, t: int) -> float:
+        return self.offset + self.schedule.value(t)
+
+    def __repr__(self) -> str:
+        return f"{self.offset!r} + ({self.schedule!r})"
+
+
+@dataclass(frozen=True)
+class _Both(Schedule):
+    first: Schedule
+    second: Schedule
+
+    @property
+    def length(self) -> float:
+        return max(self.first.length, self.second.length)
+
+
+@dataclass(frozen=True)
+class Sum(_Both):
+    """``first + second``, both from step 1; one that has ended holds its last value."""
+
+    def value(self, t: int) -> float:
+        return self.first(t) + self.second(t)
+
+    def __repr__(self) -> str:
+        return f"({self.first!r}) + ({self.second!r})"
+
+
+@dataclass(frozen=True)
+class Product(_Both):
+    """``first * second``, both from step 1; one that has ended holds its last value."""
+
+    def value(self, t: int) -> float:
+        return self.first(t) * self.second(t)
+
+    def __repr__(self) -> str:
+        return f"({self.first!r}) * ({self.second!r})"
 
 
 @dataclass(frozen=True)
@@ -89,3 +147,7 @@ class Joined(Schedule):
 
     def __repr__(self) -> str:
         return f"{self.first!r} >> {self.second!r}"
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

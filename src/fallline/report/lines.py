@@ -1,84 +1,101 @@
-"""Lines over training steps: one figure for whatever a watch has recorded."""
+"""A plain figure of lines: for the terminal as text, and as an SVG file in the report's style."""
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
-from fallline.report.axes import limits, set_metric_axis, spread_apart, wants_log
-from fallline.report.palette import ROLES, SLOTS
-from fallline.report.svg import drawing, figure, inline
-from fallline.report.words import number
+from fallline.report.axes import limits
+from fallline.report.palette import ROLES, looks
+from fallline.report.svg import drawing, figure, standalone
+from fallline.report.words import brief
 
-__all__ = ["Line", "draw_lines"]
+__all__ = ["Lines"]
 
-Line = tuple[Sequence[float], Sequence[float]]
-"""Steps and values."""
-
-WIDTH, HEIGHT = 520, 260
-MOST = 8
-"""Lines that get a colour and a name; of more, the first and last ones by their end, the others in grey."""
+_MARKS = "*o+x#@%&"
 
 
-def draw_lines(lines: Mapping[str, Line], title: str, prefix: str, mark: tuple[str, float] | None = None) -> str | None:
-    """The figure as SVG; None without a finite value. ``mark`` is a named horizontal line, a threshold for example."""
-    kept = {name: _finite(line) for name, line in lines.items()}
-    kept = {name: line for name, line in kept.items() if line[1]}
-    if not kept:
-        return None
-    values = [v for _, vs in kept.values() for v in vs] + ([mark[1]] if mark else [])
-    log = wants_log(values)
-    named = list(kept)
-    if len(kept) > MOST:
-        order = sorted(kept, key=lambda name: kept[name][1][-1])
-        named = [*order[: MOST // 2], *order[-MOST // 2 :]]
-    with drawing():
-        margin = min(190.0, 24 + 6.2 * max(map(len, [*named, *([mark[0]] if mark else [])])))
-        fig, axes = figure(WIDTH, HEIGHT, left=56, right=margin, top=26, bottom=40)
-        axes.set_xlim(0, max(s[-1] for s, _ in kept.values()))
-        set_metric_axis(axes, "y", log, limits(values, log))
-        axes.set_xlabel("training step")
-        axes.set_title(title, color=ROLES["soft"])
-        ends: dict[str, tuple[float, str]] = {}
-        for name, (steps, vs) in kept.items():
-            shown = name in named
-            colour = SLOTS[named.index(name) % len(SLOTS)] if shown else ROLES["rule"]
-            axes.plot(
-                steps, vs, color=colour, linewidth=1.5 if shown else 0.8, marker="o" if len(vs) < 30 else None, markersize=3,
-                zorder=3 if shown else 1,
-            )  # fmt: skip
-            if shown:
-                ends[name] = vs[-1], colour
-        if mark:
-            axes.axhline(mark[1], color=ROLES["target"], linewidth=0.9, linestyle=(0, (2, 2)), zorder=2)
-            ends[mark[0]] = mark[1], ROLES["target"]
-        box = axes.bbox
-        wanted = [axes.transData.transform((1.0, y))[1] - box.y0 for y, _ in ends.values()]
-        for (name, (_, colour)), start, end in zip(
-            ends.items(), wanted, spread_apart(wanted, 13.0, 2, box.height), strict=True
-        ):
-            axes.plot(
-                [1.006, 1.024],
-                [start / box.height, end / box.height],
-                transform=axes.transAxes,
-                clip_on=False,
-                color=colour,
-                linewidth=0.7,
-            )
-            axes.text(1.03, end / box.height, name, color=colour, va="center", transform=axes.transAxes)
-        said = "; ".join(f"{name} ends at {number(kept[name][1][-1])}" for name in named)
-        return inline(fig, prefix, f"{title} against the training step. {said}.")
+@dataclass(frozen=True)
+class Lines:
+    """Named lines, each a list of (x, y), and what the axes mean."""
+
+    title: str
+    x: str
+    y: str
+    lines: Mapping[str, Sequence[tuple[float, float]]]
+    log_x: bool = False
+    log_y: bool = False
+
+    def text(self, width: int = 72, height: int = 16, plain: bool = False) -> str:
+        """The figure in that many characters and rows, without axes' labels; ``plain`` keeps to ASCII."""
+        ends_x, ends_y = self._ends()
+        rows = [[" "] * width for _ in range(height)]
+        marks = dict(zip(self.lines, itertools.cycle(_MARKS if plain or len(self.lines) > 1 else "•"), strict=False))
+        for name, line in self.lines.items():
+            places = [
+                (_share(x, ends_x, self.log_x) * (width - 1), (1 - _share(y, ends_y, self.log_y)) * (height - 1))
+                for x, y in line
+            ]
+            for (left, start), (right, end) in itertools.pairwise(places):
+                for column in range(round(left) + 1, round(right)):
+                    height_at = start + (end - start) * (column - left) / (right - left)
+                    rows[round(height_at)][column] = "." if plain else "·"
+            for across, down in places:
+                rows[round(down)][round(across)] = marks[name]
+        top, low = brief(ends_y[1], 4), brief(ends_y[0], 4)
+        edge = max(len(top), len(low))
+        bar, corner, floor = ("|", "+", "-") if plain else ("│", "└", "─")
+        labels = [top, *[""] * (height - 2), low]
+        out = [f"{self.title}", ""]
+        out += [f"{label:>{edge}} {bar}{''.join(row).rstrip()}" for label, row in zip(labels, rows, strict=True)]
+        first, last = brief(ends_x[0], 6), brief(ends_x[1], 6)
+        out.append(f"{'':>{edge}} {corner}{floor * width}")
+        out.append(f"{'':>{edge}}  {first}{self.x:^{max(width - len(first) - len(last), 0)}}{last}")
+        if len(self.lines) > 1:
+            out += ["", "  ".join(f"{mark} {name}" for name, mark in marks.items())]
+        return "\n".join(out)
+
+    def svg(self) -> str:
+        """The figure as an SVG file."""
+        styles = looks(self.lines)
+        ends_y = self._ends()[1]
+        with drawing():
+            longest = max(map(len, self.lines)) if len(self.lines) > 1 else 0
+            fig, axes = figure(560, 330, left=62, right=24 + 6.6 * longest, top=26, bottom=40)
+            axes.set_title(self.title, color=ROLES["soft"])
+            axes.set_xlabel(self.x)
+            axes.set_ylabel(self.y)
+            axes.set_xscale("log" if self.log_x else "linear")
+            axes.set_yscale("log" if self.log_y else "linear")
+            if self.log_y:
+                axes.set_ylim(*ends_y)
+            for name, line in self.lines.items():
+                xs, ys = zip(*line, strict=True)
+                look = styles[name]
+                axes.plot(xs, ys, color=look.colour, linewidth=1.5, linestyle=look.dash if longest else "-", zorder=3)
+                if longest:
+                    axes.plot([], [], color=look.colour, linestyle=look.dash, label=name)
+            if longest:
+                axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, labelcolor=ROLES["ink"])
+            ends = "; ".join(f"{name} ends at {brief(line[-1][1], 4)}" for name, line in self.lines.items())
+            return standalone(fig, f"{self.title}: {self.y} against {self.x}. {ends}.")
+
+    def _ends(self) -> tuple[tuple[float, float], tuple[float, float]]:
+        """The ends of both axes; a logarithmic y spans a factor of ten or more, so that level lines look level."""
+        points = [p for line in self.lines.values() for p in line]
+        ends_x = limits([x for x, _ in points], self.log_x, 0.0, 0.0)
+        low, high = limits([y for _, y in points], self.log_y, 0.0, 0.0)
+        if low == high and not self.log_y:
+            low, high = low - (abs(low) / 2 or 1.0), high + (abs(high) / 2 or 1.0)
+        if self.log_y and high < 10 * low:
+            middle = math.sqrt(low * high)
+            low, high = middle / math.sqrt(10), middle * math.sqrt(10)
+        return ends_x, (low, high)
 
 
-def smoothed(steps: Sequence[float], values: Sequence[float], points: int = 120) -> Line:
-    """Means over equal stretches, so that a noisy series of thousands becomes a readable line."""
-    size = max(1, len(values) // points)
-    if size == 1:
-        return steps, values
-    cut = range(0, len(values) - size + 1, size)
-    return [steps[i + size - 1] for i in cut], [math.fsum(values[i : i + size]) / size for i in cut]
-
-
-def _finite(line: Line) -> tuple[list[float], list[float]]:
-    pairs = [(s, v) for s, v in zip(*line, strict=True) if math.isfinite(v)]
-    return [s for s, _ in pairs], [v for _, v in pairs]
+def _share(value: float, ends: tuple[float, float], log: bool) -> float:
+    low, high = (math.log10(e) for e in ends) if log else ends
+    at = math.log10(value) if log else value
+    return (at - low) / (high - low)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["drawing", "figure", "inline"]
+__all__ = ["drawing", "figure", "inline", "standalone"]
 
 STYLE: dict[Any, Any] = {
     "font.family": ["DejaVu Sans"],  # shipped with matplotlib: the layout is the same on every machine
@@ -58,6 +58,9 @@ STYLE: dict[Any, Any] = {
     "svg.hashsalt": "fallline",
     "path.simplify_threshold": 0.2,
 }
+
+
+SVG_OPENING = '<svg xmlns="http://www.w3.org/2000/svg"'
 
 
 @contextmanager
@@ -99,6 +102,37 @@ def inline(fig: Figure, prefix: str, label: str) -> str:
         f'aria-label="{escape(label, quote=True)}" focusable="false">'
     )
     return opening + text[text.index(">") + 1 :].strip()
+
+
+def standalone(fig: Figure, label: str) -> str:
+    """The figure as a file of its own, with the page's colours in light and dark."""
+    from importlib.resources import files
+
+    css = (files("fallline.report") / "templates" / "style.css").read_text(encoding="utf-8")
+    used = {variable[4:-1] for variable in VARIABLES.values()}
+    light, dark = (_declared(part, used) for part in _schemes(css))
+    style = (
+        f"<style>svg {{ {light} background: var(--paper); font-family: 'DejaVu Sans', sans-serif; }} "
+        f"@media (prefers-color-scheme: dark) {{ svg {{ {dark} }} }}</style>"
+    )
+    text = inline(fig, "figure", label)
+    opening, _, rest = text.partition(">")
+    return f"{opening.replace('<svg', SVG_OPENING, 1)}>{style}{rest}\n"
+
+
+def _schemes(css: str) -> tuple[str, str]:
+    """The page's style before and after it turns dark."""
+    light, _, dark = css.partition("prefers-color-scheme: dark")
+    return light, dark
+
+
+def _declared(css: str, names: set[str]) -> str:
+    """The first declaration of each of these variables."""
+    found: dict[str, str] = {}
+    for name, value in re.findall(r"(--[\w-]+):\s*([^;}]+)[;}]", css):
+        if name in names:
+            found.setdefault(name, value.strip())
+    return " ".join(f"{name}: {value};" for name, value in found.items())
 
 
 def _rename_ids(text: str, prefix: str) -> str:

@@ -41,6 +41,9 @@ class constant(_Finite):
     def value(self, t: int) -> float:
         return 1.0
 
+    def __repr__(self) -> str:
+        return "constant()" if math.isinf(self.num_steps) else f"constant(num_steps={self.num_steps!r})"
+
 
 @dataclass(frozen=True)
 class warmup(_Finite):

@@ -14,7 +14,7 @@ from types import ModuleType
 from fallline.core.errors import FalllineError, nearest
 from fallline.tasks.task import Task
 
-__all__ = ["is_reference", "load_user_task"]
+__all__ = ["find_user_object", "is_reference", "load_user_task"]
 
 
 def is_reference(name: str) -> bool:
@@ -25,16 +25,22 @@ def is_reference(name: str) -> bool:
 def load_user_task(reference: str, path: Path | str | None = None) -> Task:
     """Import the module with the working directory on the path, call the function, and return its Task."""
     where, _, attribute = reference.rpartition(":")
-    if not where or not attribute:
-        name = where or attribute
-        raise FalllineError(
-            f"{reference!r} names no function. Expected MODULE:FUNCTION, where FUNCTION returns a fallline.tasks.Task. "
-            f"Write for example {name if name.endswith('.py') else name or 'my_module'}:make_task."
-        )
-    if path is not None:
+    if path is not None and where and attribute:
         raise FalllineError(
             f"A data folder ({path}) was given for {reference!r}. It applies only to tasks that come with fallline. "
             f"Read your data in {attribute}()."
+        )
+    return _made(reference, find_user_object(reference, "make_task", "returns a fallline.tasks.Task"))
+
+
+def find_user_object(reference: str, example: str, does: str) -> object:
+    """What ``MODULE:NAME`` names in the user's code; ``example`` and ``does`` say in errors what was expected there."""
+    where, _, attribute = reference.rpartition(":")
+    if not where or not attribute:
+        name = where or attribute
+        raise FalllineError(
+            f"{reference!r} names no function. Expected MODULE:FUNCTION, where FUNCTION {does}. "
+            f"Write for example {name if name.endswith('.py') else name or 'my_module'}:{example}."
         )
     module = _module(where)
     if not hasattr(module, attribute):
@@ -43,10 +49,9 @@ def load_user_task(reference: str, path: Path | str | None = None) -> Task:
         ]
         close = nearest(attribute, own) or own
         known = f"It has {', '.join(close)}." if close else "It defines no function."
-        raise FalllineError(
-            f"{where} has no {attribute!r}. {known} Write {where}:{close[0] if close else 'make_task'}."
-        )
-    return _made(reference, getattr(module, attribute))
+        raise FalllineError(f"{where} has no {attribute!r}. {known} Write {where}:{close[0] if close else example}.")
+    found: object = getattr(module, attribute)
+    return found
 
 
 def _made(reference: str, value: object) -> Task:
