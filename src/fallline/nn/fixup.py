@@ -142,7 +142,7 @@ def _change(depth: int, rule_2: bool = True) -> float:
     lr = 1e-6
     with torch.no_grad():
         for p in net.branches.parameters():
-            p.sub_(lr * p.grad)
+            p.sub_(lr * p.grad)  # type: ignore[operator]
     return float((net(x) - before).detach().norm()) / lr
 
 

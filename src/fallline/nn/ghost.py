@@ -31,6 +31,8 @@ class GhostBatchNorm(nn.Module):
         demand_count("GhostBatchNorm", "ghost_size", ghost_size, least=2)
         self.ghost_size, self.eps, self.momentum = ghost_size, eps, momentum
         self.weight, self.bias = nn.Parameter(torch.ones(num_channels)), nn.Parameter(torch.zeros(num_channels))
+        self.running_mean: Tensor
+        self.running_var: Tensor
         self.register_buffer("running_mean", torch.zeros(num_channels))
         self.register_buffer("running_var", torch.ones(num_channels))
 

@@ -139,7 +139,7 @@ def relu_is_a_point(lab):
         yield lab.close(point.bias_variance + 1, 1.0)
 
 
-@claim("critical", "at a critical point q is a fixed point and chi is 1", where="arXiv:1611.01232, section 3")
+@claim("critical", "at a critical point q is a fixed point and chi is 1", where="arXiv:1611.01232")
 def both_conditions(lab):
     for q in (0.03, 0.5, 2.0):
         point = critical(torch.tanh, q)
@@ -151,7 +151,7 @@ def both_conditions(lab):
 @claim(
     "critical",
     "small-q tanh: weights 1 + 2q, biases of order q^3",
-    where="Taylor expansion of arXiv:1611.01232, section 3",
+    where="Taylor expansion of arXiv:1611.01232",
 )
 def small_q(lab):
     for q in (1e-3, 2e-3):  # E tanh^2 = q - 2q^2 + 17/3 q^3, E sech^4 = 1 - 2q + 7q^2, hence bias = 4/3 q^3

@@ -60,13 +60,17 @@ def derivative(fn: Activation, h: Tensor) -> Tensor:
 def variance_gain(fn: Activation) -> float:
     r"""The factor :math:`\gamma = \mathrm{Var}[f(z)]^{-1/2}`, :math:`z \sim N(0, 1)`, that gives an activation's output variance 1.
 
-    For ReLU :math:`\sqrt{2 / (1 - 1/\pi)}` (Brock et al., arXiv:2101.08692, section 4.1).
+    For ReLU :math:`\sqrt{2 / (1 - 1/\pi)}` (Brock et al., arXiv:2101.08692).
     """
     mean = gaussian_mean(fn)
     return gaussian_mean(lambda h: (fn(h) - mean).square()) ** -0.5
 
 
-@claim("variance_gain", "ReLU needs the gain sqrt(2 / (1 - 1/pi))", where="arXiv:2101.08692, section 4.1")
+@claim(
+    "variance_gain",
+    "ReLU needs the gain sqrt(2 / (1 - 1/pi))",
+    where="arXiv:2101.08692, on scaled weight standardisation",
+)
 def gain_of_relu(lab):
     yield lab.equal(variance_gain(torch.relu), (2 / (1 - 1 / torch.pi)) ** 0.5)
     yield lab.equal(variance_gain(lambda h: 3 * h), 1 / 3)

@@ -27,13 +27,12 @@ class Residual(nn.Module):
 
 
 def skip_init(branch: nn.Module, shortcut: nn.Module | None = None, scale: float = 0.0) -> Residual:
-    r"""SkipInit: a scalar at the end of each residual branch, 0 at first or :math:`1/\sqrt{d}` of d blocks (De & Smith, arXiv:2002.10444,
-    section 3)."""
+    r"""SkipInit: a scalar at the end of each residual branch, 0 at first or :math:`1/\sqrt{d}` of d blocks (De & Smith, arXiv:2002.10444)."""
     return Residual(branch, shortcut, scale)
 
 
 def rezero(branch: nn.Module) -> Residual:
-    r"""ReZero: :math:`x + \alpha f(x)`, :math:`\alpha = 0` at first (Bachlechner et al., arXiv:2003.04887, eq. 2); SkipInit by another name,
+    r"""ReZero: :math:`x + \alpha f(x)`, :math:`\alpha = 0` at first (Bachlechner et al., arXiv:2003.04887); SkipInit by another name,
     for any layer: attention, feed-forward or convolution."""
     return Residual(branch)
 
@@ -76,7 +75,7 @@ def survival(num_blocks: int, last: float = 0.5) -> list[float]:
     return [1 - block / num_blocks * (1 - last) for block in range(1, num_blocks + 1)]
 
 
-@claim("skip_init", "with scale 0 any depth of blocks is the identity, backward too", where="arXiv:2002.10444, section 3; arXiv:2003.04887, section 3")  # fmt: skip
+@claim("skip_init", "with scale 0 any depth of blocks is the identity, backward too", where="arXiv:2002.10444; arXiv:2003.04887")  # fmt: skip
 def identity_at_start(lab):
     torch.manual_seed(0)
     net = nn.Sequential(*(rezero(nn.Sequential(nn.Linear(6, 6), nn.Tanh())) for _ in range(50))).double()
@@ -87,14 +86,14 @@ def identity_at_start(lab):
     yield lab.equal(torch.autograd.grad(out, x, cotangent)[0], cotangent)
 
 
-@claim("skip_init", "variance grows by 1 + scale^2 in each block of a branch that keeps it, so 1/sqrt(d) keeps it below e", where="arXiv:2002.10444, section 3")  # fmt: skip
+@claim("skip_init", "variance grows by 1 + scale^2 in each block of a branch that keeps it, so 1/sqrt(d) keeps it below e", where="arXiv:2002.10444")  # fmt: skip
 def variance_below_e(lab):
     torch.manual_seed(0)
     depth, x = 64, torch.randn(64, 128, dtype=torch.float64)
     blocks = [skip_init(nn.Linear(128, 128, bias=False), scale=depth**-0.5) for _ in range(depth)]
     net = nn.Sequential(*blocks).double()
     for block in blocks:
-        nn.init.normal_(block.branch.weight, std=128**-0.5)  # type: ignore[arg-type]
+        nn.init.normal_(block.branch.weight, std=128**-0.5)
     growth = float(net(x).detach().var() / x.var())
     yield lab.ratio(growth, (1 + 1 / depth) ** depth, equals=1.0, rtol=0.15)
 
