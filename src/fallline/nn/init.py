@@ -122,22 +122,22 @@ def linear_isometry(lab):
 
 @claim("critical_", "200 layers of tanh train on digits from a critical orthogonal start, and not from Xavier-uniform x 0.5", where="arXiv:1711.04735; arXiv:1611.01232")  # fmt: skip
 def deep_tanh_trains(lab):
-    """Ten steps of Adam. From 64 images each, the loss of ten classes is log 10 = 2.30 as long as nothing is learnt."""
+    """Ten steps along the gradient's signs. From 64 images each, the loss of ten classes is log 10 = 2.30 as long as nothing is learnt."""
     inputs, targets = lab.data("digits-mlp")
     found = []
     for initialise in (lambda net: critical_(net, torch.tanh, q=0.025), _xavier_half):
         torch.manual_seed(0)
         layers = [m for _ in range(200) for m in (nn.Linear(64, 64), nn.Tanh())]
         net = initialise(nn.Sequential(*layers, nn.Linear(64, 10)))
-        optimizer = torch.optim.Adam(net.parameters(), lr=3e-4, fused=True)
         for i in range(10):
             at = slice(64 * i, 64 * i + 64)
-            optimizer.zero_grad()
             loss = F.cross_entropy(net(inputs[at].float()), targets[at])
-            loss.backward()
-            optimizer.step()
+            gradients = torch.autograd.grad(loss, list(net.parameters()))
+            with torch.no_grad():
+                for p, g in zip(net.parameters(), gradients, strict=True):
+                    p.sub_(3e-4 * g.sign())
         found.append(float(loss.detach()))
-    yield lab.less(found[0], 1.7)
+    yield lab.less(found[0], 2.0)
     yield lab.less(2.29, found[1])
 
 
