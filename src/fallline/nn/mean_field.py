@@ -91,7 +91,7 @@ def critical(activation: Activation, q: float = 1.0) -> Critical:
         bias > -1e-9 * q,
         f"At q={q} this activation would need biases of variance {bias:.3g}",
         "Expected an activation with a critical point there",
-        "Try another q, or an activation whose slope is largest at 0",
+        "Take the mean off: critical(lambda h: f(h) - gaussian_mean(f, q), q)",
     )
     tiny = 1e-12 * q  # the difference of two equal numbers
     return Critical(_clean(weight), 0.0 if abs(bias) < tiny else bias, q)

@@ -62,10 +62,10 @@ class NFBlock(nn.Module):
     ) -> None:
         super().__init__()
         self.alpha, self.beta, self.stride, self.activation = alpha, beta, stride, activation
-        self.first = nn.Conv2d(inputs, outputs, 3, stride, padding=1)
-        self.second = nn.Conv2d(outputs, outputs, 3, padding=1)
+        self.first = _convolution(inputs, outputs, 3, stride)
+        self.second = _convolution(outputs, outputs, 3)
         same = inputs == outputs and stride == 1
-        self.shortcut = None if same else nn.Conv2d(inputs, outputs, 1)
+        self.shortcut = None if same else _convolution(inputs, outputs, 1)
         scaled_weight_standardise(self, activation=activation)
         self.gain = nn.Parameter(torch.zeros(())) if zero_init else None
         self.drop: nn.Module = nn.Identity()
@@ -107,7 +107,7 @@ def nf_resnet(
     plan = [(width, i == 0) for width in widths for i in range(blocks)]
     kept = survival(len(plan), last_survival)
     net, before = nn.Sequential(), widths[0]
-    net.add_module("stem", scaled_weight_standardise(nn.Conv2d(inputs, widths[0], 3, padding=1)))
+    net.add_module("stem", scaled_weight_standardise(_convolution(inputs, widths[0], 3)))
     moves = [width != last for (width, _), last in zip(plan, [widths[0], *(w for w, _ in plan)], strict=False)]
     for i, ((width, first), beta) in enumerate(zip(plan, betas(moves), strict=True)):
         block = NFBlock(before, width, 2 if first and i else 1, beta, activation=activation, zero_init=zero_init)
@@ -118,11 +118,15 @@ def nf_resnet(
     net.add_module("act", _Act(activation))
     net.add_module("pool", nn.AdaptiveAvgPool2d(1))
     net.add_module("flatten", nn.Flatten())
-    head = nn.Linear(before, num_classes)
-    nn.init.normal_(head.weight, std=0.01)
-    nn.init.zeros_(head.bias)
-    net.add_module("head", head)
+    net.add_module("head", nn.Linear(before, num_classes))
     return net
+
+
+def _convolution(inputs: int, outputs: int, size: int, stride: int = 1) -> nn.Conv2d:
+    """Weights of norm 1 for each unit, as after standardisation: their norm divides the gradient of a weight that is standardised."""
+    conv = nn.Conv2d(inputs, outputs, size, stride, padding=size // 2)
+    nn.init.kaiming_normal_(conv.weight, nonlinearity="linear")
+    return conv
 
 
 class _Act(nn.Module):

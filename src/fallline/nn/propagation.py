@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn.utils.parametrize import ParametrizationList
 
 from fallline.core.claims import claim
@@ -126,7 +127,7 @@ def signal(
     ``loss(outputs, targets)`` gives the gradient; without one it is a fixed random direction of norm 1 at the outputs, so that gradients
     read as factors of the network alone. ``layers`` keeps rows of these types only, as ``(nn.Linear, nn.Conv2d)``.
 
-    Nothing is left behind: no ``.grad``, and buffers (running statistics) are put back. The mode, train or eval, is the model's own.
+    Nothing is left behind: no ``.grad``, and buffers (running statistics) are copies. The mode, train or eval, is the model's own.
     """
     demand_type(
         isinstance(model, nn.Module) and isinstance(x, Tensor),
@@ -153,17 +154,14 @@ def signal(
         return hook
 
     handles = [m.register_forward_hook(watch(name)) for name, m in _layers(model).items()]
-    before = {name: b.clone() for name, b in model.named_buffers()}
+    buffers = {name: b.clone() for name, b in model.named_buffers()}
     try:
         with torch.enable_grad():
-            out = model(x)
+            out = functional_call(model, buffers, (x,))
             value = _along(out) if loss is None else loss(out, targets)
     finally:
         for handle in handles:
             handle.remove()
-        with torch.no_grad():
-            for name, b in model.named_buffers():
-                b.copy_(before[name])
     seen = [s for s in seen if not layers or isinstance(s[1], layers)]
     demand(
         bool(seen),
