@@ -104,6 +104,7 @@ def test_clipping_rules_find_the_head():
         optimizer.step()
     assert F.cross_entropy(net(x), y) < before
     assert list(agc_rules(net, sgd(0.1), head="stem")) == ["stem.*", "*"]
+    assert list(agc_rules(net, sgd(0.1), exclude="*.gain")) == ["head.*|*.gain", "*"]
     with pytest.raises(FalllineError, match=r"no head 'fc'.*one of.*head.*Pass head='fc'"):
         agc_rules(net, sgd(0.1), head="fc")
     with pytest.raises(FalllineError, match=r"no head None in ReLU"):

@@ -16,12 +16,19 @@ __all__ = ["agc_rules"]
 
 
 def agc_rules(
-    model: nn.Module, method: Transform | Chain, clipping: float = 0.01, eps: float = 1e-3, head: str | None = None
+    model: nn.Module,
+    method: Transform | Chain,
+    clipping: float = 0.01,
+    eps: float = 1e-3,
+    head: str | None = None,
+    exclude: str = "",
 ) -> dict[str, Chain]:
     r"""Rules for ``fallline.Optimizer(model, rules)``: ``method`` after adaptive gradient clipping (``clip_by_unit_norm``), and
     ``method`` alone for the head, which Brock et al. leave out (arXiv:2102.06171, section 4.1).
 
-    ``head`` is the module name of the last layer (None: the linear or convolutional layer that the model registers last).
+    ``head`` is the module name of the last layer (None: the linear or convolutional layer that the model registers last); ``exclude``
+    holds globs, separated by ``|``, on names of parameters that are not clipped either. A scalar that starts at 0 moves by at most
+    ``lr * clipping * eps`` a step: over a few hundred steps SkipInit's ``"*.gain"`` needs to be excluded, or clipping never lets it start.
 
     Optimizer(model, agc_rules(model, nesterov(lr=0.1), clipping=0.01))
     """
@@ -34,7 +41,10 @@ def agc_rules(
         f"Expected the name of its last layer, one of {', '.join(sorted(known)) or 'none'}",
         "Pass head='fc', the name under which the model registers it",
     )
-    return {f"{head}.*": chain(method), "*": chain(clip_by_unit_norm(clipping, eps), method)}
+    return {
+        f"{head}.*" + (f"|{exclude}" if exclude else ""): chain(method),
+        "*": chain(clip_by_unit_norm(clipping, eps), method),
+    }
 
 
 @claim("agc_rules", "no unit's step is longer than lr x clipping x its norm, and the head's is its gradient", where="arXiv:2102.06171, eq. 3 and section 4.1")  # fmt: skip
