@@ -18,6 +18,7 @@ from fallline.core.claims import CLAIMS, FAMILIES, Claim
 from fallline.core.errors import unknown
 from fallline.core.method import METHODS, Method
 from fallline.core.optimizer import Optimizer
+from fallline.tasks import Tensors, load
 
 __all__ = ["ClaimLab", "ClaimResult", "Outcome", "all_claims", "claims_of", "run_claim", "run_claims"]
 
@@ -66,6 +67,12 @@ class ClaimLab:
     def curvature(self) -> Tensor:
         """Curvatures from 0.1 to 1, one for each coordinate."""
         return torch.logspace(-1, 0, 24, dtype=torch.float64).reshape(_SHAPE)
+
+    def data(self, task: str) -> tuple[Tensor, ...]:
+        """The training tensors of a built-in task, as (inputs, targets); inputs in float64."""
+        train = load(task).train
+        assert isinstance(train, Tensors)
+        return tuple(x.double() if x.is_floating_point() else x for x in train.tensors)
 
     # -- runs -----------------------------------------------------------------------------------------------------------
 
