@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from fallline.core.claims import claim
@@ -155,3 +156,40 @@ def equal_tilts_are_one(lab):
         nested = hierarchical_term(x, [groups, torch.tensor([0, 0, 0, 1, 1])], [t, t, t])
         yield lab.equal(nested, term(x, t))
     yield lab.equal(group_term(x, groups, math.inf, 0.0), 1.4)  # the mean of the first group
+
+
+@claim(
+    "term",
+    "with 40 % and 80 % of the targets of a linear regression corrupted, t = -2 has the smallest test error, before L1, Huber and ERM",
+    where="arXiv:2007.01162, table of robust regression",
+)
+def robust_regression(lab):
+    made = torch.Generator().manual_seed(0)
+    inputs = torch.randn(400, 5, generator=made, dtype=torch.float64)
+    inputs[:, 0] = 1.0
+    clean = inputs @ torch.randn(5, generator=made, dtype=torch.float64) / 5**0.5
+    clean = clean + 0.3 * torch.randn(400, generator=made, dtype=torch.float64)
+    risks = {
+        "term": lambda r: term(r.square(), -2.0),
+        "l1": lambda r: r.abs().mean(),
+        "huber": lambda r: F.huber_loss(r, torch.zeros_like(r)),
+        "erm": lambda r: r.square().mean(),
+    }
+    for share in (0.4, 0.8):
+        wrong = torch.rand(300, generator=made) < share
+        targets = torch.where(wrong, 5 + 5 * torch.randn(300, generator=made, dtype=torch.float64), clean[:300])
+        error = {}
+        for name, risk in risks.items():
+            w = torch.zeros(5, dtype=torch.float64, requires_grad=True)
+            solver = torch.optim.LBFGS([w], max_iter=40, line_search_fn="strong_wolfe")
+
+            def closure(risk=risk, w=w, solver=solver, targets=targets) -> Tensor:
+                solver.zero_grad()
+                loss = risk(inputs[:300] @ w - targets)
+                loss.backward()
+                return loss
+
+            solver.step(closure)
+            error[name] = float((inputs[300:] @ w.detach() - clean[300:]).square().mean())
+        for other in ("l1", "huber", "erm"):
+            yield lab.less(1.2 * error["term"], error[other])
