@@ -57,14 +57,12 @@ def chi_square_weights(losses: Tensor, radius: float) -> Tensor:
     x0 = x - x.mean()  # the same weights, fewer digits lost
     mean = x0.cumsum(0) / k
     variance = (x0.square().cumsum(0) / k - mean.square()).clamp_min(0)
-    free = (
-        1 + 2 * radius
-    ) * k / n - 1  # with the k largest alone the divergence is radius at mean - eta = sqrt(variance / free)
+    free = ((k - n) + 2 * radius * k) / n  # of the k largest alone: the divergence is radius at eta below
     eta = mean - (variance / free.clamp_min(torch.finfo(x.dtype).tiny)).sqrt()
     following = torch.cat([x0[1:], x0.new_full((1,), -math.inf)])
     fits = (free > 0) & (eta < x0) & (eta >= following)
     q = torch.zeros_like(x0)
-    if radius == 0 or x0[0] == x0[-1]:
+    if radius < 1e-24 or x0[0] == x0[-1]:
         q += 1 / n
     elif not bool(fits.any()):  # the ball holds all weight on the largest
         q = (x0 == x0[0]).to(x.dtype)
