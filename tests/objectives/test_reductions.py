@@ -9,12 +9,12 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from nets import cross_entropy, data, net
+from regression import errors
 from scipy.optimize import LinearConstraint, minimize
 
 from fallline import objectives as obj
 from fallline.core.errors import FalllineError
 from fallline.objectives.robust import chi_square_weights, kl_weights
-from fallline.tasks.corpora import BREAST_CANCER
 
 losses = st.lists(st.floats(-50, 50, width=32), min_size=1, max_size=12).map(
     lambda x: torch.tensor(x, dtype=torch.float64)
@@ -140,42 +140,6 @@ def test_a_reduced_oracle_has_the_weights_of_its_reduction():
     found = obj.reduced(oracle, lambda x: obj.term(x, -2.0)).value_and_grad(oracle.params, data())[1]
     for n, p in oracle.params.items():
         torch.testing.assert_close(found[n], p.grad)
-
-
-RISKS = {
-    "term": lambda r: obj.term(r.square(), -2.0),
-    "l1": lambda r: r.abs().mean(),
-    "huber": lambda r: F.huber_loss(r, torch.zeros_like(r)),
-    "erm": lambda r: r.square().mean(),
-}
-
-
-def errors(share, seed, iterations=20, column=28):
-    """Test errors (RMSE) on the breast-cancer table: one of its measurements from the others, targets corrupted in training."""
-    table = torch.from_numpy(BREAST_CANCER.load()[0][0]).double()
-    table = (table - table.mean(0)) / table.std(0)
-    made = torch.Generator().manual_seed(seed)
-    order = torch.randperm(len(table), generator=made)
-    table = table[order]
-    y = table[:, column].clone()
-    table[:, column] = 1.0  # the intercept
-    cut = int(0.8 * len(y))
-    wrong = torch.rand(cut, generator=made) < share
-    targets = torch.where(wrong, 5 + 5 * torch.randn(cut, generator=made, dtype=torch.float64), y[:cut])
-    found = {}
-    for name, risk in RISKS.items():
-        w = torch.zeros(table.shape[1], dtype=torch.float64, requires_grad=True)
-        solver = torch.optim.LBFGS([w], max_iter=iterations, line_search_fn="strong_wolfe")
-
-        def closure(risk=risk, w=w, solver=solver):
-            solver.zero_grad()
-            loss = risk(table[:cut] @ w - targets)
-            loss.backward()
-            return loss
-
-        solver.step(closure)
-        found[name] = float((table[cut:] @ w.detach() - y[cut:]).square().mean().sqrt())
-    return found
 
 
 @pytest.mark.parametrize("share", [0.4, 0.8])

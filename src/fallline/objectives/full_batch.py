@@ -26,7 +26,7 @@ def accumulated(oracle: Oracle) -> Objective:
     which SGD does implicitly, and clips the gradient of all::
 
         objective = accumulated(finite_difference_penalty(oracle, weight=lr / 2))
-        optimizer = fallline.Optimizer(model, chain(clip_by_global_norm(0.25), sgd(lr, momentum=0.9)))
+        optimizer = fallline.Optimizer(model, chain(clip_by_global_norm(0.25), heavy_ball(lr)))
         objective.backward(batches)
     """
     return _Accumulated(oracle)
