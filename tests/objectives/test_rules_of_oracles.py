@@ -156,3 +156,30 @@ def test_an_oracle_of_another_module_is_refused():
         obj.several([one, other], obj.pcgrad)
     with pytest.raises(FalllineError, match="another module than the main one"):
         obj.bloop(one, other)
+
+
+def test_objectives_in_an_order_that_would_lose_one_are_refused():
+    oracle = cross_entropy(net())
+    sharp = obj.sam(oracle)
+    cases = [
+        (
+            lambda: obj.gradient_penalty(sharp, 0.1),
+            "gradient_penalty differentiates the loss.*Ascent changes the gradient",
+        ),
+        (lambda: obj.constrained(obj.reduced(sharp, torch.mean), [(oracle, 1.0)]), "constrained differentiates"),
+        (lambda: obj.constrained(oracle, [(sharp, 1.0)]), "constrained differentiates"),
+        (lambda: obj.several([oracle, sharp], obj.pcgrad), "several differentiates"),
+        (lambda: obj.idgm(obj.fish(oracle, 0.1), 0.1), "Fish changes the gradient"),
+        (lambda: obj.spectral_decoupling(sharp, 0.1), "got the objective Ascent"),
+        (lambda: obj.reduced(sharp, torch.mean).backward(data()), "Ascent has no losses of single examples"),
+        (lambda: obj.by_class(obj.gradient_penalty(oracle, 0.1), 3).backward(data()), "Penalty has no losses"),
+    ]
+    for call, message in cases:
+        with pytest.raises(FalllineError, match=message):
+            call()
+
+
+def test_multipliers_move_inside_another_objective():
+    objective = OBJECTIVES["penalty of constrained"](cross_entropy(net()))
+    objective.backward(data())
+    assert float(objective.state_dict()["inner.multipliers"]) > 0

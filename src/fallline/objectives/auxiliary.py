@@ -43,6 +43,8 @@ def dynamic_barrier(main: Oracle, auxiliary: Oracle, share: float = 0.5) -> Obje
 class _Auxiliary(Objective):
     """Two losses of a module; the loss is the main one."""
 
+    changes = "gradient"
+
     def __init__(self, inner: Oracle, auxiliary: Oracle) -> None:
         super().__init__(inner)
         if auxiliary.module is not inner.module:

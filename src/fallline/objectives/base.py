@@ -5,16 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from fallline.core.errors import InvalidValueError
+from fallline.core.errors import InvalidTypeError, InvalidValueError
 from fallline.core.evaluate import RandomState
 from fallline.core.oracle import Batch, Gradients, Oracle
 from fallline.core.types import Params
 
-__all__ = ["Objective", "Reduction", "at_least", "dot", "moved", "norm", "reduced", "replayed"]
+__all__ = ["Objective", "Reduction", "at_least", "differentiable", "dot", "moved", "norm", "reduced", "replayed"]
 
 Reduction = Callable[[Tensor], Tensor]
 """The losses of examples, shape (examples,), to one number: ``term``, ``cvar``, ``chi_square_dro``, ... with their arguments bound."""
@@ -24,8 +25,11 @@ class Objective(Oracle):
     """An oracle around ``inner``, the same module and batch. What it remembers between steps is in ``state``, and moves in calls
     with ``statistics=True`` alone; save it with ``state_dict``.
 
-    Unless a subclass says otherwise the loss is that of ``inner``, whatever is done to its gradient.
+    Unless a subclass says otherwise the loss is that of ``inner``, whatever is done to its gradient; ``changes`` says which of the
+    two it is, so that nobody differentiates a loss in which the change is not.
     """
+
+    changes: ClassVar[Literal["loss", "gradient"]] = "loss"
 
     def __init__(self, inner: Oracle) -> None:
         super().__init__(inner.module, inner.loss_of)
@@ -39,7 +43,10 @@ class Objective(Oracle):
         return self.inner.outputs(params, batch, statistics=statistics)
 
     def losses(self, params: Params, batch: Batch, *, statistics: bool = False) -> Tensor:
-        return self.inner.losses(params, batch, statistics=statistics)
+        raise InvalidTypeError(
+            f"{_name(self)} has no losses of single examples: it is made of the loss of a batch. Expected an oracle of a model inside a "
+            f"reduction. Turn them round, as in sam(reduced(oracle, reduction))."
+        )
 
     def num_examples(self, batch: Batch) -> int:
         return self.inner.num_examples(batch)
@@ -54,6 +61,23 @@ class Objective(Oracle):
         if isinstance(self.inner, Objective):
             self.inner.load_state_dict({k[6:]: v for k, v in state.items() if k.startswith("inner.")})
         self.state = {k: v.clone() for k, v in state.items() if not k.startswith("inner.")}
+
+
+def differentiable(oracle: Oracle, by: str) -> Oracle:
+    """The oracle, or an error where its loss does not hold all of it: an objective inside that only changes the gradient."""
+    inside = oracle
+    while isinstance(inside, Objective):
+        if inside.changes == "gradient":
+            raise InvalidTypeError(
+                f"{by} differentiates the loss of what is inside it, and {_name(inside)} changes the gradient alone, which would be "
+                f"lost. Expected an oracle of a loss. Turn them round, as in sam({by}(oracle, ...))."
+            )
+        inside = inside.inner
+    return oracle
+
+
+def _name(objective: Objective) -> str:
+    return type(objective).__name__.strip("_")
 
 
 @contextmanager

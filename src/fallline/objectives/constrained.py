@@ -10,9 +10,9 @@ from torch import Tensor
 from fallline.core.claims import claim
 from fallline.core.errors import InvalidValueError
 from fallline.core.evaluate import RandomState
-from fallline.core.oracle import Batch, Gradients, Oracle, gradient
+from fallline.core.oracle import Batch, Oracle
 from fallline.core.types import Params
-from fallline.objectives.base import Objective, at_least, replayed
+from fallline.objectives.base import Objective, at_least, differentiable, replayed
 from fallline.objectives.problems import flat, quadratic
 
 __all__ = ["constrained"]
@@ -37,6 +37,8 @@ def constrained(oracle: Oracle, limits: Sequence[tuple[Oracle, float]], dual_lr:
             "An oracle of constrained()'s limits is of another module. Expected losses of the module whose parameters are trained. "
             "Make all oracles from the same model."
         )
+    for other in (oracle, *(o for o, _ in limits)):
+        differentiable(other, "constrained")
     return _Constrained(oracle, limits, at_least("dual_lr", dual_lr, 0.0))
 
 
@@ -48,18 +50,11 @@ class _Constrained(Objective):
 
     def loss(self, params: Params, batch: Batch, *, statistics: bool = False) -> Tensor:
         value, slacks = self.parts(params, batch, statistics)
-        return value + (self.state["multipliers"].to(slacks) * slacks).sum()
-
-    def value_and_grad(self, params: Params, batch: Batch, *, statistics: bool = False) -> tuple[Tensor, Gradients]:
-        with torch.enable_grad():
-            own = {n: p.detach().requires_grad_() for n, p in params.items()}
-            value, slacks = self.parts(own, batch, statistics)
-            lagrangian = value + (self.state["multipliers"].to(slacks) * slacks).sum()
-            gradients = gradient(lagrangian, own)
+        multipliers = self.state["multipliers"]
         if statistics:
-            over = self.mean_over_ranks({"slacks": slacks.detach()})["slacks"].to(self.state["multipliers"])
-            self.state["multipliers"] = (self.state["multipliers"] + self.dual_lr * over).clamp_min(0)
-        return lagrangian.detach(), gradients
+            over = self.mean_over_ranks({"slacks": slacks.detach()})["slacks"].to(multipliers)
+            self.state["multipliers"] = (multipliers + self.dual_lr * over).clamp_min(0)
+        return value + (multipliers.to(slacks) * slacks).sum()
 
     def parts(self, params: Params, batch: Batch, statistics: bool) -> tuple[Tensor, Tensor]:
         """The loss, and how far each constraint's loss is above its limit, shape (limits,)."""

@@ -12,7 +12,7 @@ from fallline.core.claims import claim
 from fallline.core.errors import InvalidValueError
 from fallline.core.oracle import Batch, Gradients, Oracle
 from fallline.core.types import Params
-from fallline.objectives.base import Objective, at_least
+from fallline.objectives.base import Objective, at_least, differentiable
 from fallline.objectives.problems import flat, quadratic
 
 __all__ = ["fish", "idgm"]
@@ -37,7 +37,7 @@ def idgm(oracle: Oracle, weight: float) -> Objective:
 
     Inter-domain gradient matching; the batch is a list with one batch of each domain. Shi et al. 2022, arXiv:2104.09937.
     """
-    return _Matching(oracle, at_least("weight", weight, 0.0))
+    return _Matching(differentiable(oracle, "idgm"), at_least("weight", weight, 0.0))
 
 
 class _Domains(Objective):
@@ -57,6 +57,8 @@ class _Domains(Objective):
 
 
 class _Fish(_Domains):
+    changes = "gradient"
+
     def __init__(self, inner: Oracle, inner_lr: float) -> None:
         super().__init__(inner)
         self.inner_lr = inner_lr

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fallline.core.claims import claim
+from fallline.core.errors import InvalidTypeError
 from fallline.core.oracle import Batch, Oracle, of_loss, of_module
 from fallline.core.types import Params
 from fallline.objectives.base import Objective, at_least
@@ -49,6 +50,11 @@ def spectral_decoupling(oracle: Oracle, weight: float) -> Objective:
 
     Pezeshki et al. 2021, arXiv:2011.09468.
     """
+    if isinstance(oracle, Objective):
+        raise InvalidTypeError(
+            f"spectral_decoupling() got the objective {type(oracle).__name__.strip('_')}. Expected the oracle of a model, whose outputs and "
+            f"losses it takes. Put it innermost, as in sam(spectral_decoupling(oracle, weight))."
+        )
     return _Decoupled(oracle, at_least("weight", weight, 0.0))
 
 

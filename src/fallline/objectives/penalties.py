@@ -15,7 +15,7 @@ from fallline.core.errors import InvalidValueError
 from fallline.core.evaluate import RandomState
 from fallline.core.oracle import Batch, Gradients, Oracle
 from fallline.core.types import Params
-from fallline.objectives.base import Objective, at_least, dot, moved, replayed
+from fallline.objectives.base import Objective, at_least, differentiable, dot, moved, replayed
 from fallline.objectives.problems import classifier, flat, quadratic
 from fallline.objectives.sharpness import usam
 
@@ -36,7 +36,7 @@ def gradient_penalty(oracle: Oracle, weight: float, power: Literal[1, 2] = 2) ->
         raise InvalidValueError(
             f"power is {power!r}. Expected 1 for the norm of the gradient or 2 for half its square. Pass power=2."
         )
-    return _Penalty(oracle, at_least("weight", weight, 0.0), power)
+    return _Penalty(differentiable(oracle, "gradient_penalty"), at_least("weight", weight, 0.0), power)
 
 
 def implicit_penalty(oracle: Oracle, lr: float) -> Objective:
@@ -86,6 +86,8 @@ def finite_difference_penalty(
 
 
 class _Difference(Objective):
+    changes = "gradient"
+
     def __init__(self, inner: Oracle, weight: float, step: float) -> None:
         super().__init__(inner)
         self.weight, self.step = weight, step

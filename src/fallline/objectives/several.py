@@ -13,7 +13,7 @@ from fallline.core.errors import InvalidValueError
 from fallline.core.evaluate import RandomState
 from fallline.core.oracle import Batch, Gradients, Oracle, gradient, of_module
 from fallline.core.types import Params
-from fallline.objectives.base import Objective, replayed
+from fallline.objectives.base import Objective, differentiable, replayed
 from fallline.objectives.problems import classifier, flat
 from fallline.objectives.rules import normalised
 
@@ -28,6 +28,8 @@ class Several(Objective):
 
     The loss is their sum. Where a loss is constant, as that of a class that the batch lacks, the rule is not told of it.
     """
+
+    changes = "gradient"
 
     def __init__(self, inner: Oracle, losses_of: Callable[[Params, Batch, bool], Tensor], rule: Rule) -> None:
         super().__init__(inner)
@@ -62,6 +64,9 @@ def several(oracles: Sequence[Oracle], rule: Rule) -> Several:
             f"several() got {len(oracles)} oracles of {len({id(o.module) for o in oracles})} modules. Expected at least two oracles "
             f"of one module. Make them all from the same model."
         )
+
+    for oracle in oracles:
+        differentiable(oracle, "several")
 
     def losses_of(params: Params, batch: Batch, statistics: bool) -> Tensor:
         start = RandomState(params.values())

@@ -31,6 +31,8 @@ Perturbation = Callable[[Params, Gradients], Gradients]
 class Ascent(Objective):
     """The gradient at ``w + rho * step(w, g)``; the loss is that at w. ``rho`` may be set between steps, as by a schedule."""
 
+    changes = "gradient"
+
     def __init__(self, inner: Oracle, rho: float, step: Perturbation) -> None:
         super().__init__(inner)
         self.rho, self.step = at_least("rho", rho, 0.0), step
@@ -129,6 +131,8 @@ def average_direction_sam(oracle: Oracle, rho: float = 0.05, seed: int = 0) -> O
 
 
 class _RandomDirection(Objective):
+    changes = "gradient"
+
     def __init__(self, inner: Oracle, rho: float, seed: int) -> None:
         super().__init__(inner)
         self.rho, self.seed = rho, seed

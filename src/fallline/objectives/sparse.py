@@ -32,6 +32,8 @@ def esam(oracle: Oracle, rho: float = 0.05, beta: float = 0.5, gamma: float = 0.
 
 
 class _Efficient(Objective):
+    changes = "gradient"
+
     def __init__(self, inner: Oracle, rho: float, beta: float, gamma: float, seed: int) -> None:
         super().__init__(inner)
         self.rho, self.beta, self.seed = at_least("rho", rho, 0.0), beta, seed

@@ -33,6 +33,8 @@ def spl_plus(oracle: Oracle, beta: float, lr: float, lr_alpha: float, alpha: flo
 
 
 class _ProxLinear(Objective):
+    changes = "gradient"
+
     def __init__(self, inner: Oracle, beta: float, lr: float, lr_alpha: float, alpha: float) -> None:
         super().__init__(inner)
         self.beta, self.lr = beta, at_least("lr", lr, 0.0, above=True)
