@@ -9,7 +9,7 @@ import fallline
 from fallline import objectives as obj
 from fallline.core.errors import FalllineError
 from fallline.core.oracle import of_loss
-from fallline.objectives.problems import flat
+from fallline.objectives.base import flat
 from fallline.schedules import constant
 from fallline.transforms import clip_by_global_norm
 

@@ -10,9 +10,8 @@ from fallline.core.errors import InvalidValueError
 from fallline.core.evaluate import RandomState
 from fallline.core.oracle import Batch, Gradients, Oracle, of_module
 from fallline.core.types import Params
-from fallline.objectives.base import Objective, at_least, replayed
-from fallline.objectives.problems import classifier, flat
-from fallline.objectives.several import unflatten
+from fallline.objectives.base import Objective, at_least, flat, replayed, unflatten
+from fallline.objectives.problems import classifier
 
 __all__ = ["bloop", "dynamic_barrier"]
 

@@ -15,7 +15,19 @@ from fallline.core.evaluate import RandomState
 from fallline.core.oracle import Batch, Gradients, Oracle
 from fallline.core.types import Params
 
-__all__ = ["Objective", "Reduction", "at_least", "differentiable", "dot", "moved", "norm", "reduced", "replayed"]
+__all__ = [
+    "Objective",
+    "Reduction",
+    "at_least",
+    "differentiable",
+    "dot",
+    "flat",
+    "moved",
+    "norm",
+    "reduced",
+    "replayed",
+    "unflatten",
+]
 
 Reduction = Callable[[Tensor], Tensor]
 """The losses of examples, shape (examples,), to one number: ``term``, ``cvar``, ``chi_square_dro``, ... with their arguments bound."""
@@ -124,6 +136,17 @@ def dot(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> Tensor:
 def moved(params: Params, by: Mapping[str, Tensor], times: float | Tensor = 1.0) -> Gradients:
     """The point ``params + times * by``, detached."""
     return {n: p.detach() + times * by[n] for n, p in params.items()}
+
+
+def flat(tensors: Mapping[str, Tensor]) -> Tensor:
+    """All numbers as one vector."""
+    return torch.cat([x.flatten() for x in tensors.values()])
+
+
+def unflatten(vector: Tensor, params: Params) -> Gradients:
+    """A vector's numbers in the shapes of the parameters, in their order."""
+    parts = torch.split(vector, [p.numel() for p in params.values()])
+    return {n: part.view_as(p).to(p.dtype) for part, (n, p) in zip(parts, params.items(), strict=True)}
 
 
 def at_least(name: str, value: float, low: float, *, above: bool = False, high: float = math.inf) -> float:

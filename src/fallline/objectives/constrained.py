@@ -12,8 +12,8 @@ from fallline.core.errors import InvalidValueError
 from fallline.core.evaluate import RandomState
 from fallline.core.oracle import Batch, Oracle
 from fallline.core.types import Params
-from fallline.objectives.base import Objective, at_least, differentiable, replayed
-from fallline.objectives.problems import flat, quadratic
+from fallline.objectives.base import Objective, at_least, differentiable, flat, replayed
+from fallline.objectives.problems import quadratic
 
 __all__ = ["constrained"]
 
@@ -84,7 +84,7 @@ def ends_at_the_constrained_minimum(lab):
                 p -= 0.4 * p.grad
     expected = 1.0 / (direction @ torch.linalg.solve(h, direction))
     yield lab.close(objective.state["multipliers"][0], expected, rtol=1e-5)
-    yield lab.close(flat(oracle.params), c - expected * torch.linalg.solve(h, direction), rtol=1e-5)
+    yield lab.close(flat(oracle.params).detach(), c - expected * torch.linalg.solve(h, direction), rtol=1e-5)
 
 
 @claim(

@@ -12,8 +12,8 @@ from fallline.core.claims import claim
 from fallline.core.errors import InvalidValueError
 from fallline.core.oracle import Batch, Gradients, Oracle
 from fallline.core.types import Params
-from fallline.objectives.base import Objective, at_least, differentiable
-from fallline.objectives.problems import flat, quadratic
+from fallline.objectives.base import Objective, at_least, differentiable, flat
+from fallline.objectives.problems import quadratic
 
 __all__ = ["fish", "idgm"]
 

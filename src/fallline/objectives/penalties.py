@@ -15,8 +15,8 @@ from fallline.core.errors import InvalidValueError
 from fallline.core.evaluate import RandomState
 from fallline.core.oracle import Batch, Gradients, Oracle
 from fallline.core.types import Params
-from fallline.objectives.base import Objective, at_least, differentiable, dot, moved, replayed
-from fallline.objectives.problems import classifier, flat, quadratic
+from fallline.objectives.base import Objective, at_least, differentiable, dot, flat, moved, replayed
+from fallline.objectives.problems import classifier, quadratic
 from fallline.objectives.sharpness import usam
 
 __all__ = ["finite_difference_penalty", "gradient_penalty", "implicit_penalty"]

@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fallline.core.oracle import Batch, Gradients, Oracle, of_loss, of_module
+from fallline.core.oracle import Batch, Oracle, of_loss, of_module
 
-__all__ = ["Point", "classifier", "flat", "quadratic"]
+__all__ = ["Point", "classifier", "quadratic"]
 
 
 class Point(nn.Module):
@@ -48,8 +48,3 @@ def classifier(seed: int = 2, examples: int = 24, relu: bool = False) -> tuple[O
     inputs = torch.randn(examples, 4, generator=made, dtype=torch.float64)
     labels = torch.randint(3, (examples,), generator=made)
     return of_module(model, F.cross_entropy), (inputs, labels)
-
-
-def flat(tensors: Gradients) -> Tensor:
-    """All of a dict's numbers as one vector."""
-    return torch.cat([x.flatten() for x in tensors.values()])

@@ -13,11 +13,11 @@ from fallline.core.errors import InvalidValueError
 from fallline.core.evaluate import RandomState
 from fallline.core.oracle import Batch, Gradients, Oracle, gradient, of_module
 from fallline.core.types import Params
-from fallline.objectives.base import Objective, differentiable, replayed
-from fallline.objectives.problems import classifier, flat
+from fallline.objectives.base import Objective, differentiable, flat, replayed, unflatten
+from fallline.objectives.problems import classifier
 from fallline.objectives.rules import normalised
 
-__all__ = ["Rule", "Several", "by_class", "several", "unflatten"]
+__all__ = ["Rule", "Several", "by_class", "several"]
 
 Rule = Callable[[Tensor], Tensor]
 """Gradients of the losses (losses, numbers) to one direction (numbers,): ``pcgrad``, ``config``, ``imtl``, ``normalised``."""
@@ -97,12 +97,6 @@ def by_class(
         return losses @ belongs / belongs.sum(0).clamp_min(1)
 
     return Several(oracle, losses_of, rule)
-
-
-def unflatten(vector: Tensor, params: Params) -> Gradients:
-    """A vector's numbers in the shapes of the parameters, in their order."""
-    parts = vector.split([p.numel() for p in params.values()])
-    return {n: part.view_as(p).to(p.dtype) for part, (n, p) in zip(parts, params.items(), strict=True)}
 
 
 # -- claims -----------------------------------------------------------------------------------------------------------------

@@ -18,9 +18,9 @@ from fallline.core.oracle import Batch, Gradients, Oracle
 from fallline.core.random import normal_like
 from fallline.core.rounding import stream_key
 from fallline.core.types import Params
-from fallline.objectives.base import Objective, at_least, dot, moved, norm, replayed
+from fallline.objectives.base import Objective, at_least, dot, flat, moved, norm, replayed
 from fallline.objectives.full_batch import accumulated
-from fallline.objectives.problems import classifier, flat, quadratic
+from fallline.objectives.problems import classifier, quadratic
 
 __all__ = ["Ascent", "asam", "average_direction_sam", "dnsam", "gsam", "sam", "usam"]
 

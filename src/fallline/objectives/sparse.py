@@ -11,8 +11,8 @@ from fallline.core.evaluate import RandomState
 from fallline.core.oracle import Batch, Gradients, Oracle
 from fallline.core.rounding import random_bits, stream_key
 from fallline.core.types import Params
-from fallline.objectives.base import Objective, at_least, moved, replayed
-from fallline.objectives.problems import classifier, flat, quadratic
+from fallline.objectives.base import Objective, at_least, flat, moved, replayed
+from fallline.objectives.problems import classifier, quadratic
 from fallline.objectives.sharpness import sam
 
 __all__ = ["esam"]

@@ -10,8 +10,8 @@ from torch.utils._pytree import tree_map
 from fallline.core.claims import claim
 from fallline.core.oracle import Batch, Gradients, Oracle
 from fallline.core.types import Params
-from fallline.objectives.base import Objective, at_least, reduced
-from fallline.objectives.problems import flat, quadratic
+from fallline.objectives.base import Objective, at_least, flat, reduced
+from fallline.objectives.problems import quadratic
 from fallline.objectives.robust import cvar
 
 __all__ = ["spl_plus"]
