@@ -103,3 +103,24 @@ def test_what_is_wrong_is_said(model, batch):
     with pytest.raises(FalllineError, match="no tensor with a first dimension"):
         oracle.num_examples(3)
     assert oracle.num_examples(batch) == 12
+
+
+def test_losses_and_outputs_update_the_buffers_if_told_to(model, batch):
+    import copy
+
+    oracle = of_module(model, F.cross_entropy)
+    for call in (oracle.losses, oracle.outputs):
+        twin = copy.deepcopy(model)
+        twin(batch[0])
+        call(oracle.params, batch, statistics=True)
+        for b, c in zip(model.buffers(), twin.buffers(), strict=True):
+            assert torch.equal(b, c)
+
+
+def test_a_scaler_scales_what_is_left_and_no_value(model, batch):
+    oracle = of_module(model.eval(), F.cross_entropy)
+    value, gradients = oracle.value_and_grad(oracle.params, batch)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    assert oracle.backward(batch, scaler=scaler) == value
+    for n, p in oracle.params.items():
+        assert torch.equal(p.grad, 1024 * gradients[n])

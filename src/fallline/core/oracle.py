@@ -6,18 +6,22 @@ differentiates it twice, populations run it for many parameters at once.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, TypeAlias
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils._pytree import tree_leaves, tree_map
 
 from fallline.core.errors import InvalidTypeError, InvalidValueError
 from fallline.core.types import Params
 
-__all__ = ["Batch", "Gradients", "Oracle", "of_loss", "of_module"]
+__all__ = ["Batch", "Gradients", "Oracle", "gradient", "of_loss", "of_module"]
 
 Batch: TypeAlias = Any
 """Tensors of equal first dimension in any nesting, commonly ``(inputs, targets)``."""
@@ -33,9 +37,15 @@ class Oracle:
     says ``statistics=True``, as ``backward`` does. Whether dropout is on and which statistics normalise is the module's own mode.
 
     An objective is a subclass that overrides ``value_and_grad``, or only ``loss``, and passes ``statistics`` to its first call alone.
+    ``statistics=True`` says that this is the call of a step: what else an objective remembers between steps moves then, too.
+
+    A module in ``DistributedDataParallel`` is taken out of it: its hooks never run, and ``backward`` averages over the ranks.
     """
 
     def __init__(self, module: nn.Module, loss_of: Callable[[Any, Batch], Tensor]) -> None:
+        self.ranks: Any = None  # the process group over which backward averages
+        if isinstance(module, DistributedDataParallel):
+            self.ranks, module = module.process_group, module.module
         self.module, self.loss_of = module, loss_of
 
     @property
@@ -50,12 +60,12 @@ class Oracle:
         found = self._call(params, batch, statistics)
         return found if found.dim() == 0 else found.mean()
 
-    def outputs(self, params: Params, batch: Batch) -> Tensor:
+    def outputs(self, params: Params, batch: Batch, *, statistics: bool = False) -> Tensor:
         """What the module returns for the batch, shape (examples, ...)."""
         seen: list[Any] = []
         handle = self.module.register_forward_hook(lambda module, args, result: seen.append(result))
         try:
-            self._call(params, batch, statistics=False)
+            self._call(params, batch, statistics)
         finally:
             handle.remove()
         if len(seen) != 1 or not isinstance(seen[0], Tensor):
@@ -78,31 +88,45 @@ class Oracle:
         dims = tree_map(lambda x: 0 if isinstance(x, Tensor) else None, batch)
         return vmap(one, in_dims=(0, dims))(outputs, batch)
 
-    def losses(self, params: Params, batch: Batch) -> Tensor:
+    def losses(self, params: Params, batch: Batch, *, statistics: bool = False) -> Tensor:
         """The loss of every example, shape (examples,)."""
-        return self.criterion(self.outputs(params, batch), batch)
+        return self.criterion(self.outputs(params, batch, statistics=statistics), batch)
 
     def value_and_grad(self, params: Params, batch: Batch, *, statistics: bool = False) -> tuple[Tensor, Gradients]:
         """The loss and its gradient at these parameters, both detached; parameters that take no part have a gradient of zero."""
         with torch.enable_grad():
             own = {name: p.detach().requires_grad_() for name, p in params.items()}
             value = self.loss(own, batch, statistics=statistics)
-            found = torch.autograd.grad(value, list(own.values()), allow_unused=True)
-        zipped = zip(own.items(), found, strict=True)
-        return value.detach(), {n: torch.zeros_like(p) if g is None else g for (n, p), g in zipped}
+            return value.detach(), gradient(value, own)
 
     # -- the module's own parameters ------------------------------------------------------------------------------------
 
-    def backward(self, batch: Batch) -> Tensor:
+    def backward(self, batch: Batch, scaler: torch.amp.GradScaler | None = None) -> Tensor:
         """Add the gradient to ``.grad`` of the module's parameters, as ``loss.backward()`` does; returns the loss, detached.
 
         The module's buffers are updated once. Write ``optimizer.zero_grad(); oracle.backward(batch); optimizer.step()``.
+        With a ``GradScaler`` the losses are multiplied before they are differentiated, and what is left in ``.grad`` is what
+        ``scaler.scale(loss).backward()`` leaves: go on with ``scaler.step(optimizer); scaler.update()``.
         """
         params = self.params
-        value, gradients = self.value_and_grad(params, batch, statistics=True)
+        factor = None if scaler is None else scaler.scale(torch.ones((), device=next(iter(params.values())).device))
+        with _scaled(factor):
+            value, gradients = self.value_and_grad(params, batch, statistics=True)
+        gradients = self.mean_over_ranks(gradients)
         for name, p in params.items():
-            p.grad = gradients[name] if p.grad is None else p.grad + gradients[name]
+            g = gradients[name].detach() if factor is None else gradients[name].detach() * factor
+            p.grad = g if p.grad is None else p.grad + g
         return value
+
+    def mean_over_ranks(self, tensors: Gradients) -> Gradients:
+        """Each tensor's mean over the ranks of a ``DistributedDataParallel`` model, by one all-reduce; else the tensors themselves."""
+        if self.ranks is None:
+            return tensors
+        wide = torch.float32 if all(x.dtype != torch.float64 for x in tensors.values()) else torch.float64
+        flat = torch.cat([x.detach().flatten().to(wide) for x in tensors.values()])
+        dist.all_reduce(flat, group=self.ranks)
+        parts = torch.split(flat / dist.get_world_size(self.ranks), [x.numel() for x in tensors.values()])
+        return {name: part.view_as(x).to(x.dtype) for part, (name, x) in zip(parts, tensors.items(), strict=True)}
 
     def closure(self, batch: Batch) -> Callable[[], Tensor]:
         """What ``optimizer.step(closure)`` takes: gradients set to zero, then ``backward``."""
@@ -133,6 +157,33 @@ class Oracle:
                 f"Return for example F.cross_entropy(model(inputs), targets)."
             )
         return found
+
+
+def gradient(value: Tensor, params: Params, *, keep: bool = False) -> Gradients:
+    """The derivatives of a number by parameters that it was computed from; zero for those that take no part.
+
+    ``keep`` keeps the graph for another number that was computed with this one.
+
+    In a ``backward`` with a ``GradScaler`` the number is multiplied before, so that half precision keeps small gradients.
+    """
+    factor = _FACTOR.get()
+    scaled = value if factor is None else value * factor
+    found = torch.autograd.grad(scaled, list(params.values()), allow_unused=True, retain_graph=keep)
+    zipped = zip(params.items(), found, strict=True)
+    whole = {n: torch.zeros_like(p) if g is None else g for (n, p), g in zipped}
+    return whole if factor is None else {n: g / factor for n, g in whole.items()}
+
+
+_FACTOR: ContextVar[Tensor | None] = ContextVar("factor", default=None)
+
+
+@contextmanager
+def _scaled(factor: Tensor | None) -> Iterator[None]:
+    token = _FACTOR.set(factor)
+    try:
+        yield
+    finally:
+        _FACTOR.reset(token)
 
 
 def of_module(module: nn.Module, criterion: Callable[[Tensor, Tensor], Tensor]) -> Oracle:
