@@ -40,9 +40,10 @@ def shares(seed, batch_size, steps=500, every=100):
 
 @pytest.mark.slow
 def test_the_gradient_lies_in_the_space_of_ten_eigenvectors():
-    """Gur-Ari et al., arXiv:1812.04754: over 80 % for ten classes; with mini-batches, whose noise keeps the loss from settling there."""
+    """Gur-Ari et al., arXiv:1812.04754: most of it does; measured, with mini-batches, and nothing without their noise."""
     small, whole = [shares(seed, 16) for seed in SEEDS], [shares(seed, 0) for seed in SEEDS]
     for name, runs in (("batches of 16", small), ("all examples", whole)):
         start, late = (sum(values) / len(values) for values in zip(*runs, strict=True))
         print(f"{name}: at the start {start:.2f}, later {late:.2f}, seeds {[round(b, 2) for _, b in runs]}")
     assert min(late for _, late in small) > 0.5
+    assert max(late for _, late in whole) < 0.1
