@@ -74,6 +74,19 @@ def test_large_networks_take_the_products_one_by_one_and_agree(oracle, batch, ex
     close(ggn(oracle, batch).dense(), fisher(oracle, batch).dense())
 
 
+@pytest.mark.parametrize("make", [hessian, ggn, fisher, ntk, gradient_covariance])
+@pytest.mark.parametrize("used", [True, False])
+def test_operators_stay_where_they_were_built(model, oracle, batch, make, used):
+    operator = make(oracle, batch)
+    before = make(oracle, batch).dense()
+    if used:
+        operator.dense()
+    with torch.no_grad():
+        for p in model.parameters():
+            p.mul_(1.5)
+    close(operator.dense(), before)
+
+
 def test_some_parameters_give_the_block_of_those(oracle, batch, exact):
     last = {name: p for name, p in oracle.params.items() if name.startswith("2.")}
     close(hessian(oracle, batch, last).dense(), exact[-24:, -24:])

@@ -8,7 +8,7 @@ import fallline
 from fallline.core.errors import FalllineError
 from fallline.core.oracle import of_module
 from fallline.curvature import eigsh, hessian, preconditioned, preconditioner
-from fallline.methods import adabelief, adagrad, adam, adamw, lion, nadam, rmsprop, sgd
+from fallline.methods import adabelief, adagrad, adam, adamw, lamb, lion, nadam, rmsprop, sgd, signsgd
 from fallline.transforms import clip_by_global_norm
 
 
@@ -107,10 +107,13 @@ def test_what_cannot_be_read_is_said(model, oracle, batch):
     fresh = torch.optim.Adam(model.parameters())
     walk = fallline.Optimizer(model, lion(lr=1e-3))
     train(oracle, walk, batch)
+    ratio = fallline.Optimizer(model, lamb(lr=1e-3))
     other = of_module(torch.nn.Linear(2, 2), F.cross_entropy)
     cases = [
         (lambda: preconditioner(fresh, model), "taken no step with '0.weight'"),
         (lambda: preconditioner(walk, model), r"cannot read what fallline's lion \(lion\) divides by"),
+        (lambda: preconditioner(ratio, model), r"fallline's lamb \(adam, trust\)"),
+        (lambda: preconditioner(fallline.Optimizer(model, signsgd(lr=1e-3)), model), r"signsgd \(sign\)"),
         (lambda: preconditioner(torch.optim.Rprop(model.parameters()), model), "cannot read what Rprop"),
         (lambda: preconditioner(walk, other), "holds none of the 2 parameters"),
         (lambda: preconditioned(h, fresh), "an optimizer and no model"),

@@ -21,7 +21,7 @@ app = App(
     help_format="markdown",
 )
 
-bench = App(name="bench", help="Measure how fast optimizers step, here, on this machine.")
+bench = App(name="bench", help="Measure how fast optimizers step and what curvature costs, here, on this machine.")
 app.command(bench)
 
 Budget = Literal["quick", "standard", "thorough"]
@@ -344,3 +344,30 @@ def step(
     command = ["fallline bench step", *(f"--{k} {v}" for k, v in given.items() if v is not None)]
     command += [f"--{k}" for k, v in flags.items() if v]
     return bench_step(plan, threads, json, memory, " ".join(command))
+
+
+@bench.command
+def curvature(
+    *,
+    examples: int = 2000,
+    quick: Annotated[bool, Parameter(negative="")] = False,
+    threads: int = 1,
+    json: Path | None = None,
+) -> int:
+    """Time Hessian products, eigenvalues, traces and densities, beside other libraries where they are installed.
+
+    Parameters
+    ----------
+    examples
+        Images that the loss is taken over.
+    quick
+        The products and the top eigenvalue only.
+    threads
+        Torch's threads.
+    json
+        File for every row.
+    """
+    from fallline.cli.curvature import bench_curvature
+
+    command = f"fallline bench curvature --examples {examples} --threads {threads}{' --quick' if quick else ''}"
+    return bench_curvature(examples, quick, threads, json, command)

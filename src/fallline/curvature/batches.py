@@ -40,8 +40,8 @@ def weighted(oracle: Oracle, data: Data) -> list[tuple[float, Batch]]:
 
 
 def own_params(oracle: Oracle, params: Params | None) -> dict[str, Tensor]:
-    """The point: the oracle's parameters, or those given, detached."""
-    return {name: p.detach() for name, p in (oracle.params if params is None else params).items()}
+    """The point: copies of the oracle's parameters, or of those given, so that steps taken later do not move it."""
+    return {name: p.detach().clone() for name, p in (oracle.params if params is None else params).items()}
 
 
 @contextmanager

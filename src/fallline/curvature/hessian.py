@@ -38,7 +38,7 @@ def hessian(
         route: ``"reverse"`` (double backward) or ``"forward"`` (forward over reverse, without a graph): slower on all that was
             measured, but it needs less memory, and works where an operation has no second derivative in reverse.
 
-    Products are linear in the parameters as they are now: build another operator after a step.
+    The operator stays at the parameters as they are now, of which it has a copy: build another one after a step.
     """
     if route not in ROUTES:
         raise unknown("route", route, ROUTES)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from fallline.core.errors import InvalidTypeError, InvalidValueError
 from fallline.core.optimizer import Optimizer
 from fallline.core.oracle import Oracle
-from fallline.core.transform import named_steps
+from fallline.core.transform import named_steps, step_name
 from fallline.core.types import State
 from fallline.curvature.operator import Operator
 
@@ -33,7 +33,8 @@ def preconditioner(optimizer: torch.optim.Optimizer, of: Oracle | nn.Module) -> 
         P = \sqrt{\hat v} + \epsilon, \qquad \hat v = v / (1 - b_2^t) \text{ where the method corrects it}
 
     For Adam, AdamW, their AMSGrad forms, NAdam, AdaBelief, RMSProp and Adagrad, of fallline and, where torch has them, of torch.optim; ones
-    for steps that divide by nothing (SGD). The correction of the first moment, :math:`1 / (1 - b_1^t)`, belongs to the momentum and is
+    for steps that divide by nothing (SGD). A chain with any other step is refused. Coupled weight decay (``add_l2``) changes the
+    Hessian, to ``hessian + weight_decay * identity``, not P. The correction of the first moment, :math:`1 / (1 - b_1^t)`, belongs to the momentum and is
     not in P. Tensors that the optimizer does not hold are left out.
     """
     named = of.params if isinstance(of, Oracle) else dict(of.named_parameters())
@@ -108,14 +109,14 @@ _STEPS: dict[str, Callable[[Any, State, int], Tensor]] = {
     "centred_rms": lambda step, s, t: _root(s["v"] - s["m"].square(), step.eps),
     "adagrad": lambda step, s, t: _root(s["s"], step.eps) * (1 + (t - 1) * step.lr_decay),
 }
-# Steps that divide by nothing that depends on past gradients.
-_PLAIN = {"momentum", "dampened_momentum", "nesterov", "add_l2", "decay", "descend", "add_decayed"}
+# Steps that scale all coordinates alike, if at all: momentum, decay and the learning rate, clipping where it clips.
+_PLAIN = {"momentum", "add_l2", "decay", "descend", "average", "average_ema", "clip_by_global_norm"}
 
 
 def _of_fallline(optimizer: Any, index: int, p: Tensor, name: str) -> Tensor:
     steps = named_steps(optimizer.current_chain(index).steps)
     scales = [(key, step) for key, step in steps if key in _STEPS]
-    others = [key for key, step in steps if key not in _STEPS and step.slots and not _is_plain(key)]
+    others = [key for key, step in steps if key not in _STEPS and step_name(step) not in _PLAIN]
     if len(scales) > 1 or others:
         seen = ", ".join([*(key for key, _ in scales), *others])
         raise _unknown(f"fallline's {optimizer.chains[index].name} ({seen})")
@@ -126,10 +127,6 @@ def _of_fallline(optimizer: Any, index: int, p: Tensor, name: str) -> Tensor:
     key, step = scales[0]
     _, slots = optimizer.decoded(p, key, step)
     return _STEPS[key](step, slots, t)
-
-
-def _is_plain(key: str) -> bool:
-    return any(key == plain or key.startswith(f"{plain}_") for plain in _PLAIN)
 
 
 def _of_torch(optimizer: torch.optim.Optimizer, index: int, p: Tensor, name: str) -> Tensor:
