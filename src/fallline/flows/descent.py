@@ -62,7 +62,9 @@ def modified_field(field: Field, lr: float, order: int = 2) -> Field:
     exponentially with the order.
     """
     if order < 1:
-        raise InvalidValueError(f"modified_field() got order={order}. Expected at least 1. Pass 1 for the field itself.")
+        raise InvalidValueError(
+            f"modified_field() got order={order}. Expected at least 1. Pass 1 for the field itself."
+        )
 
     @cache
     def term(n: int) -> Field:

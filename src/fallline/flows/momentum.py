@@ -73,11 +73,7 @@ def faster_clock(lab):
     for order in (1, 2):
         errors = []
         for lr in (0.005, 0.0025):
-            flow = (
-                momentum_flow(small_network, 0.8)
-                if order == 1
-                else modified_momentum_flow(small_network, lr, 0.8)
-            )
+            flow = momentum_flow(small_network, 0.8) if order == 1 else modified_momentum_flow(small_network, lr, 0.8)
             path = heavy_ball_path(gradient_flow(small_network), START, lr, 0.8, round(0.4 / lr))
             # what momentum has not yet built up at the start shifts the clock by a fixed number of steps: leave it out
             behind = round(0.2 / lr)
@@ -85,7 +81,11 @@ def faster_clock(lab):
         yield lab.ratio(math.log2(errors[0] / errors[1]), order, equals=1, rtol=0.2)
 
 
-@claim("momentum", "on steps of sqrt h it is the second-order equation with friction (1 - beta) / sqrt h", where="arXiv:1906.04285")
+@claim(
+    "momentum",
+    "on steps of sqrt h it is the second-order equation with friction (1 - beta) / sqrt h",
+    where="arXiv:1906.04285",
+)
 def second_order(lab):
     state, errors = torch.cat([START, torch.zeros_like(START)]), []
     for s in (0.04, 0.02):

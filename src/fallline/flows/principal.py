@@ -17,7 +17,14 @@ from fallline.flows.descent import START, descend, gradient_flow, small_network
 from fallline.flows.fields import Field, Loss, gradient, hvp, top_eigenpairs
 from fallline.flows.solvers import solve
 
-__all__ = ["dal_path", "dal_rate", "principal_coefficients", "principal_flow", "principal_path", "stability_coefficients"]
+__all__ = [
+    "dal_path",
+    "dal_rate",
+    "principal_coefficients",
+    "principal_flow",
+    "principal_path",
+    "stability_coefficients",
+]
 
 FLOOR = -100.0
 """Where alpha is cut off near x = 1, at which it is minus infinity: descent is at the minimum after one step."""
@@ -80,7 +87,9 @@ def dal_rate(loss: Loss, theta: Tensor, power: float = 1.0, most: float = 5.0) -
     The drift of a step is about :math:`\frac{h^2}{2} \|H g\|`; power 1 is 2 over the curvature along the gradient, smaller powers are milder.
     """
     if power <= 0:
-        raise InvalidValueError(f"dal_rate() got power={power}. Expected a number above 0. Pass 1, or 0.5 for a milder rule.")
+        raise InvalidValueError(
+            f"dal_rate() got power={power}. Expected a number above 0. Pass 1, or 0.5 for a milder rule."
+        )
     g = gradient(loss)(theta)
     drift = float(hvp(loss, theta, g).norm() / g.norm().clamp(min=1e-300))
     return min(most, 2 / drift**power) if drift > 0 else most

@@ -15,7 +15,18 @@ from torch import Tensor
 from fallline.core.errors import InvalidValueError
 from fallline.flows.fields import Field
 
-__all__ = ["DORMAND_PRINCE", "EULER", "HEUN", "MIDPOINT", "RK4", "Path", "Tableau", "heavy_ball_path", "solve", "solve_adaptive"]
+__all__ = [
+    "DORMAND_PRINCE",
+    "EULER",
+    "HEUN",
+    "MIDPOINT",
+    "RK4",
+    "Path",
+    "Tableau",
+    "heavy_ball_path",
+    "solve",
+    "solve_adaptive",
+]
 
 
 @dataclass(frozen=True)
