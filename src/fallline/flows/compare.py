@@ -59,7 +59,7 @@ def compare(
     rates: Sequence[float] = (0.1, 0.05),
     warmup: float = 0.0,
 ) -> Comparison:
-    """Run a chain at each rate for the time ``until`` (``until / rate`` steps) and solve its flow beside it, four RK4 steps for a step.
+    """Run a chain at each rate for the time ``until`` (``until / rate`` steps) and solve its flow beside it, one step of RK4 for a step.
 
     ``loss`` is a function of one vector; ``flat_loss(oracle, batch)`` makes one of a model, with its ``start``. The chain needs a
     hyperparameter ``lr``. The method first runs for the time ``warmup`` by itself, if its state takes steps to build up, as momentum does.
@@ -80,7 +80,7 @@ def compare(
     for lr in rates:
         steps, before = round(until / lr), round(warmup / lr)
         points = follow(chain.rebuild({"lr": lr}), loss, start, before + steps)[before:]
-        beside = solve(flow(loss, lr), points[0], steps * lr, 4 * steps).points[::4]
+        beside = solve(flow(loss, lr), points[0], steps * lr, steps).points
         apart = (points - beside).norm(dim=1)
         per_step.append(float(apart[1]))
         drift.append(tuple(apart.tolist()))

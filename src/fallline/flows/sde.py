@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 import torch
 from torch import Tensor
@@ -77,6 +77,5 @@ def solve_sde(sde: Sde, start: Tensor, increments: Tensor, until: float, scheme:
 
 def _half_b_db(diffusion: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """b b' / 2, entry by entry: b's Jacobian is diagonal, so its pull-back of b is b b'."""
-    value, pull = vjp(diffusion, x)
-    (found,) = pull(value.detach())
-    return found / 2
+    value, pull = cast(tuple[Tensor, Callable[[Tensor], tuple[Tensor]]], vjp(diffusion, x))
+    return pull(value)[0] / 2
