@@ -172,7 +172,9 @@ def test_without_momentum_its_flows_are_those_of_descent():
 
 
 def test_the_second_order_flow_on_a_spring():
-    end = solve(second_order_flow(lambda w: w.square().sum() / 2, 0.0), torch.tensor([1.0, 0.0], dtype=torch.float64), 1.0, 20).end
+    end = solve(
+        second_order_flow(lambda w: w.square().sum() / 2, 0.0), torch.tensor([1.0, 0.0], dtype=torch.float64), 1.0, 20
+    ).end
     assert end.tolist() == pytest.approx([math.cos(1), -math.sin(1)], abs=1e-6)
 
 

@@ -105,6 +105,7 @@ def test_adam_follows_its_equation_where_noise_dominates():
     x = rmsprop(lambda x: x, method, sigma, round(2 / lr**2), paths, with_momentum=True)
     loss = lambda x: x.square().sum() / 2  # noqa: E731
     sde = adam_sde(loss, torch.ones_like, method, sigma)
+
     # gamma2 is 0 / 0 here in effect, since b2 is one but for rounding: take the drift of the moments, and correct m alone
     def drift(state):
         theta, m, u, t = state.split(1)
@@ -167,7 +168,9 @@ def test_full_batch_sam_follows_its_drift(kind):
         g = slope(x)
         x = x - lr * slope(x + rho * (g if kind == "usam" else g / g.norm()))
     with_rho, without = (
-        solve_sde(sam_sde(lambda x: loss(x).unsqueeze(0), torch.zeros_like, lr, r, kind), start, brownian(30, 1, 2, 0.2), 0.2)[0]
+        solve_sde(
+            sam_sde(lambda x: loss(x).unsqueeze(0), torch.zeros_like, lr, r, kind), start, brownian(30, 1, 2, 0.2), 0.2
+        )[0]
         for r in (rho, 0.0)
     )
     assert float((with_rho - x).norm()) < 0.3 * float((without - x).norm())

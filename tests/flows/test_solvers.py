@@ -18,7 +18,9 @@ def pendulum(y):
 
 
 def reference(until):
-    found = solve_ivp(lambda t, y: [y[1], -np.sin(y[0]) - 0.1 * y[1]], (0, until), START.numpy(), rtol=1e-12, atol=1e-13)
+    found = solve_ivp(
+        lambda t, y: [y[1], -np.sin(y[0]) - 0.1 * y[1]], (0, until), START.numpy(), rtol=1e-12, atol=1e-13
+    )
     return torch.tensor(found.y[:, -1])
 
 
@@ -69,9 +71,16 @@ def test_heavy_ball_without_momentum_is_euler():
 
 def test_heavy_ball_solves_the_second_order_equation_with_order_one():
     c, errors = 1.5, []
-    exact = solve(lambda s: torch.stack([s[1], -torch.sin(s[0]) - c * s[1]]), torch.tensor([1.0, 0.0], dtype=torch.float64), 3.0, 200).end[0]
+    exact = solve(
+        lambda s: torch.stack([s[1], -torch.sin(s[0]) - c * s[1]]),
+        torch.tensor([1.0, 0.0], dtype=torch.float64),
+        3.0,
+        200,
+    ).end[0]
     for s in (0.02, 0.01):
-        path = heavy_ball_path(lambda y: -torch.sin(y), torch.ones(1, dtype=torch.float64), s**2, 1 - c * s, round(3 / s))
+        path = heavy_ball_path(
+            lambda y: -torch.sin(y), torch.ones(1, dtype=torch.float64), s**2, 1 - c * s, round(3 / s)
+        )
         errors.append(float((path.end[0] - exact).abs()))
     assert math.log2(errors[0] / errors[1]) == pytest.approx(1, abs=0.1)
 
