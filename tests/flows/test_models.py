@@ -79,7 +79,7 @@ def test_scalar_networks():
     assert float(end.prod()) == pytest.approx(1)
     assert torch.allclose(end.square().diff(), w.square().diff())
     assert flow_solution_sharpness(torch.ones(4, dtype=torch.float64)) == pytest.approx(4)
-    with pytest.raises(InvalidValueError, match="Expected all above 0. Flip the signs of pairs"):
+    with pytest.raises(InvalidValueError, match=r"Expected all above 0\. Flip the signs of pairs"):
         flow_solution(-w)
 
 
