@@ -124,7 +124,8 @@ class Oracle:
         return int(sizes[0])
 
     def _call(self, params: Params, batch: Batch, statistics: bool) -> Tensor:
-        buffers = {} if statistics else {f"model.{name}": b.clone() for name, b in self.module.named_buffers()}
+        own = {} if statistics else dict(self.module.named_buffers())
+        buffers = {f"model.{name}": params.get(name, b).clone() for name, b in own.items()}
         swapped = {**{f"model.{name}": p for name, p in params.items()}, **buffers}
         found = functional_call(_Loss(self.module, self.loss_of), swapped, (batch,))
         if not isinstance(found, Tensor):
