@@ -47,7 +47,7 @@ def normalise(direction: Params, params: Params, normalisation: str = "filter") 
     if normalisation == "none":
         return dict(direction)
     if normalisation == "whole":
-        ratio = _length(params) / _length(direction)
+        ratio = _ratio(_length(params), _length(direction))
         return {name: ratio * d for name, d in direction.items()}
     return {name: _scaled(d, params[name].detach(), normalisation) for name, d in direction.items()}
 
@@ -56,9 +56,14 @@ def _scaled(d: Tensor, w: Tensor, normalisation: str) -> Tensor:
     if d.dim() <= 1:
         return torch.zeros_like(d)
     if normalisation == "layer":
-        return d * (w.norm() / d.norm())
-    lead = (-1, *[1] * (d.dim() - 1))
-    return d * (w.flatten(1).norm(dim=1) / d.flatten(1).norm(dim=1)).reshape(lead)
+        return d * _ratio(w.norm(), d.norm())
+    ratio = _ratio(w.flatten(1).norm(dim=1), d.flatten(1).norm(dim=1))
+    return d * ratio.reshape(-1, *[1] * (d.dim() - 1))
+
+
+def _ratio(wanted: Tensor, length: Tensor) -> Tensor:
+    """What to scale by; a direction of length 0 stays."""
+    return torch.where(length > 0, wanted / length, 0.0)
 
 
 def _length(tensors: Params) -> Tensor:

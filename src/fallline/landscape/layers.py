@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import TypeAlias
 
 from torch import nn
 
@@ -12,8 +13,8 @@ from fallline.landscape.symmetry import Site, Symmetry
 
 __all__ = ["symmetry_of"]
 
+Layer: TypeAlias = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
 _VECTOR, _MAPS, _FLATTENED = "vectors", "feature maps that are not flattened", "flattened feature maps"
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 _HOMOGENEOUS = (
     nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.Flatten,
@@ -45,7 +46,7 @@ def symmetry_of(module: nn.Module, *, prefix: str = "") -> Symmetry:
     mixed: set[str] = set()  # groups that an activation keeps from being scaled
     last, units, shape = "", 0, _VECTOR
     for name, layer in _leaves(module, prefix):
-        if isinstance(layer, (nn.Linear, *_CONVOLUTIONS)):
+        if isinstance(layer, Layer):
             if last:
                 _check_reads(name, layer, last, units, shape)
                 groups[last].append(Site(f"{name}.weight", 1, -1))
@@ -90,14 +91,14 @@ def _leaves(module: nn.Module, prefix: str) -> Iterator[tuple[str, nn.Module]]:
         yield prefix + name, layer
 
 
-def _check_reads(name: str, layer: nn.Module, last: str, units: int, shape: str) -> None:
+def _check_reads(name: str, layer: Layer, last: str, units: int, shape: str) -> None:
     """Raise unless the layer's inputs are the units of the group, or a flattened map of them."""
-    if getattr(layer, "groups", 1) != 1:
+    if not isinstance(layer, nn.Linear) and layer.groups != 1:
         raise _refused(name, layer, f"its inputs are in {layer.groups} groups")
     linear = isinstance(layer, nn.Linear)
     if linear == (shape == _MAPS):
         raise _refused(name, layer, f"it follows {shape}")
-    size = layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels
+    size = layer.weight.shape[1]
     if size != units and (shape != _FLATTENED or size % units):
         raise InvalidValueError(
             f"Layer {name!r} reads {size} inputs after the {units} units of {last!r}. Expected as many, or a multiple where maps were "

@@ -99,7 +99,8 @@ def worst_case(
         length = float(slope.norm())
         if length == 0 or not math.isfinite(length):
             slope = torch.randn(at.shape, generator=torch.Generator().manual_seed(0)).to(at) * size
-        return value, rho * (slope / slope.norm() if norm == "l2" else slope.sign())
+        length = float(slope.norm()) or 1.0  # no direction at all: all weights are zero
+        return _or_infinite(value), rho * (slope / length if norm == "l2" else slope.sign())
 
     here, offset = ascent(torch.zeros_like(at))
     tried = []
@@ -155,7 +156,7 @@ def epsilon_sharpness(
         step = inside if a is None else a @ inside
         value, gradients = loss.gradient(space.unflatten((at + step).to(space.device, space.dtype)))
         slope = space.flatten(gradients).double().cpu()
-        tried.append((value, step))
+        tried.append((_or_infinite(value), step))
         return -value, -(box * (slope if a is None else a.T @ slope)).numpy()
 
     start = 2 * torch.rand(len(box), generator=drawn, dtype=torch.float64) - 1
@@ -203,3 +204,8 @@ def average_case(
         rises.append(sum(loss(space.unflatten(at + sign * noise)) for sign in (1, -1)) / 2 - here)
     found = torch.tensor(rises, dtype=torch.float64)
     return Estimate(float(found.mean()), float(found.std()) / math.sqrt(num_samples), num_samples, 2 * num_samples)
+
+
+def _or_infinite(value: float) -> float:
+    """A loss that overflows on its way is higher than any."""
+    return math.inf if math.isnan(value) else value
