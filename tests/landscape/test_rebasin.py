@@ -21,6 +21,7 @@ from fallline.landscape import (
     symmetry_of,
     weight_matching,
 )
+from fallline.landscape.claims import WIDTHS, classifier, minimum
 
 
 def mlp(seed, widths=(5, 4, 3)):
@@ -148,6 +149,14 @@ def test_with_batch_normalisation_the_running_statistics_are_those_of_the_merged
     torch.testing.assert_close(found["1.running_var"], merged.var((0, 2, 3)))
     torch.testing.assert_close(found["0.weight"], (a["0.weight"] + b["0.weight"]) / 2)
     assert not model[1].running_mean.any()
+
+
+def test_repair_need_not_help():
+    model, oracle, data = classifier(*WIDTHS)
+    one, symmetry = minimum(1), symmetry_of(model)
+    two = weight_matching(symmetry, one, minimum(2)).params
+    middle, repaired = mix(one, two, 0.5), repair(oracle, data, symmetry, one, two).params
+    assert float(oracle.loss(middle, data)) < float(oracle.loss(repaired, data))
 
 
 def test_errors(batch):

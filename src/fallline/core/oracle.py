@@ -46,7 +46,7 @@ class Oracle:
     # -- pure functions of the parameters -------------------------------------------------------------------------------
 
     def loss(self, params: Params, batch: Batch, *, statistics: bool = False) -> Tensor:
-        """The mean loss of the batch, 0-d."""
+        """The mean loss of the batch, 0-d. ``params`` may name buffers too, which then take the place of the module's."""
         found = self._call(params, batch, statistics)
         return found if found.dim() == 0 else found.mean()
 

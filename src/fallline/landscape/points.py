@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -13,7 +13,7 @@ from fallline.core.oracle import Gradients, Oracle
 from fallline.core.types import Params
 from fallline.curvature.batches import Data, deterministic, weighted
 
-__all__ = ["MeanLoss", "mix", "moved", "point_of", "require_alike", "snapshot"]
+__all__ = ["MeanLoss", "mix", "moved", "require_alike", "snapshot"]
 
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
@@ -93,8 +93,3 @@ class MeanLoss:
                 if self.batch_statistics and isinstance(module, _BATCH_NORMS):
                     module.train()
             yield
-
-
-def point_of(oracle: Oracle, point: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
-    """The point that was given, detached, or the oracle's own parameters."""
-    return {name: p.detach() for name, p in (oracle.params if point is None else point).items()}

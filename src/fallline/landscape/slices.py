@@ -19,10 +19,10 @@ from torch import Tensor
 from fallline.core.errors import InvalidValueError
 from fallline.core.oracle import Oracle
 from fallline.core.types import Params
-from fallline.curvature.batches import Data
+from fallline.curvature.batches import Data, own_params
 from fallline.landscape.directions import random_direction
 from fallline.landscape.drawing import axes_or_new
-from fallline.landscape.points import MeanLoss, moved, point_of
+from fallline.landscape.points import MeanLoss, moved
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -99,7 +99,7 @@ def slice_1d(
         batch_statistics: batch normalisation by each batch's own statistics in place of the running ones.
     """
     places = _places(radius, num)
-    point = point_of(oracle, params)
+    point = own_params(oracle, params)
     chosen = random_direction(point) if direction is None else direction
     loss = MeanLoss(oracle, data, batch_statistics)
     found = [loss(moved(point, [chosen], [a])) for a in places.tolist()]
@@ -118,7 +118,7 @@ def slice_2d(
 ) -> Slice2d:
     """The loss on a grid of ``num`` times ``num`` places, as ``slice_1d`` along two directions."""
     places = _places(radius, num)
-    point = point_of(oracle, params)
+    point = own_params(oracle, params)
     chosen = [random_direction(point, seed=s) for s in (0, 1)] if directions is None else list(directions)
     if len(chosen) != 2:
         raise InvalidValueError(
