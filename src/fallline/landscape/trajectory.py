@@ -87,7 +87,7 @@ def trajectory_pca(points: Sequence[Params], *, num_components: int = 2) -> Traj
     for p in points[1:]:
         require_alike(points[0], p)
     space = Space.of(points[0])
-    rows = torch.stack([space.flatten(p).detach() for p in points]).to(torch.float64)
+    rows = torch.stack([space.flatten(p).detach().to("cpu", torch.float64) for p in points])
     centred = rows - rows.mean(0)
     if not centred.any():
         raise InvalidValueError(
@@ -102,7 +102,7 @@ def trajectory_pca(points: Sequence[Params], *, num_components: int = 2) -> Traj
         walk_shares(len(points), num_components),
         _cosine_fit(coordinates),
         coordinates - coordinates[-1],
-        tuple(space.unflatten(axis.to(space.dtype)) for axis in axes.T),
+        tuple(space.unflatten(axis.to(space.device, space.dtype)) for axis in axes.T),
         {name: p.detach().clone() for name, p in points[-1].items()},
     )
 
