@@ -56,7 +56,7 @@ class Oracle:
     # -- pure functions of the parameters -------------------------------------------------------------------------------
 
     def loss(self, params: Params, batch: Batch, *, statistics: bool = False) -> Tensor:
-        """The mean loss of the batch, 0-d."""
+        """The mean loss of the batch, 0-d. ``params`` may name buffers too, which then take the place of the module's."""
         found = self._call(params, batch, statistics)
         return found if found.dim() == 0 else found.mean()
 
@@ -148,7 +148,8 @@ class Oracle:
         return int(sizes[0])
 
     def _call(self, params: Params, batch: Batch, statistics: bool) -> Tensor:
-        buffers = {} if statistics else {f"model.{name}": b.clone() for name, b in self.module.named_buffers()}
+        own = {} if statistics else dict(self.module.named_buffers())
+        buffers = {f"model.{name}": params.get(name, b).clone() for name, b in own.items()}
         swapped = {**{f"model.{name}": p for name, p in params.items()}, **buffers}
         found = functional_call(_Loss(self.module, self.loss_of), swapped, (batch,))
         if not isinstance(found, Tensor):

@@ -53,7 +53,9 @@ def deterministic(module: nn.Module) -> Iterator[None]:
     module.eval()
     try:
         with torch.random.fork_rng(devices=devices), sdpa_kernel(SDPBackend.MATH):
-            torch.manual_seed(0)
+            torch.default_generator.manual_seed(0)  # torch.manual_seed records a traceback for each absent device
+            for i in devices:
+                torch.cuda.default_generators[i].manual_seed(0)
             yield
     finally:
         for m, training in modes.items():
