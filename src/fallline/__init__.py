@@ -24,6 +24,7 @@ _HOME = {
     "method": "fallline.core.method",
     "METHODS": "fallline.core.method",
     "groups": "fallline.core.groups",
+    "muon_groups": "fallline.methods.matrix.routing",
     "Oracle": "fallline.core.oracle",
     "of_loss": "fallline.core.oracle",
     "of_module": "fallline.core.oracle",
@@ -60,6 +61,7 @@ __all__ = [
     "load",
     "method",
     "methods",
+    "muon_groups",
     "nn",
     "objectives",
     "of_loss",
@@ -103,6 +105,7 @@ if TYPE_CHECKING:
     from fallline.core.snapshots import Snapshots
     from fallline.core.transform import Transform, chain, transform, zeros
     from fallline.core.types import At, Hyper, Reach, State
+    from fallline.methods.matrix.routing import muon_groups
 
 
 def __getattr__(name: str) -> Any:

@@ -12,12 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fallline.core.errors import InvalidValueError
-
-__all__ = ["SIDES", "Grid", "Sides", "check_sides", "factor_slot", "grid_of", "packed", "padded_slot", "unpacked"]
+__all__ = ["Grid", "Sides", "factor_slot", "grid_of", "packed", "padded_slot", "unpacked"]
 
 Sides = Literal["both", "left", "right", "shorter"]
-SIDES = ("both", "left", "right", "shorter")
 
 
 @dataclass(frozen=True)
@@ -133,11 +130,3 @@ def padded_slot(step: Any, p: Tensor) -> Tensor:
     """A slot with an element for each of the blocks' of such a step; shaped like the parameter where nothing is filled up."""
     grid = grid_of(tuple(p.shape), step.block, step.sides)
     return torch.zeros_like(p) if grid is None or grid.padded == grid.shape else p.new_zeros(grid.padded)
-
-
-def check_sides(owner: str, sides: str) -> None:
-    """Raise unless this says which dimensions have factors."""
-    if sides not in SIDES:
-        raise InvalidValueError(
-            f"{owner} got sides={sides!r}. Expected one of {', '.join(SIDES)}. Write for example sides='both'."
-        )

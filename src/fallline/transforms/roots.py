@@ -22,7 +22,8 @@ def inverse_root(
     ``"eigh"`` decomposes, and takes eigenvalues below zero, which are rounding, as zero; with ``eps=0`` a null space is left out, as in
     a pseudo-inverse. ``"newton"`` is the coupled Newton iteration (Guo & Higham 2006, doi:10.1137/050643374, section 3; Anil et al.,
     arXiv:2002.09018): nothing but products, on a stack of matrices at once; ``num_iterations`` suffice for a condition number of about
-    e to the power of their number less ten. It takes a largest eigenvalue that is bounded by the largest sum of a row.
+    e to the power of their number less ten. For its largest eigenvalue it takes the largest sum of
+    a row, and it needs a ridge: eps is at least what rounding makes of zero.
     """
     a = a.nan_to_num()  # of steps that will not be taken
     a = (a + a.mT) / 2
@@ -45,7 +46,10 @@ def _by_eigh(a: Tensor, root: int, eps: float | Tensor, _: int) -> Tensor:
 def _by_newton(a: Tensor, root: int, eps: float | Tensor, num_iterations: int) -> Tensor:
     eye = torch.eye(a.shape[-1], dtype=a.dtype, device=a.device)
     largest = a.abs().sum(-1).amax(-1)[..., None, None]
-    a = torch.where(largest > 0, a + eps * largest * eye, eye)
+    lift = torch.as_tensor(eps, dtype=a.dtype).clamp(
+        min=a.shape[-1] * torch.finfo(a.dtype).eps
+    )  # rounding is below zero, too
+    a = torch.where(largest > 0, a + lift * largest * eye, eye)
     z = (1 + root) / (2 * torch.linalg.matrix_norm(a, keepdim=True))
     m, x = z * a, z ** (1 / root) * eye
     for _ in range(num_iterations):

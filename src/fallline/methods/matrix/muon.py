@@ -21,7 +21,8 @@ from fallline.core.space import log, one_minus_log
 from fallline.core.transform import FromSite, Transform, chain, transform, zeros
 from fallline.core.types import Hyper, Reach
 from fallline.transforms import decay, descend
-from fallline.transforms.orthogonalise import check_polar, polar, size_of_step
+from fallline.transforms.average import whole
+from fallline.transforms.orthogonalise import polar, size_of_step
 from fallline.transforms.subspace import is_matrix
 
 
@@ -82,9 +83,7 @@ def muon(
     precision: Literal["float32", "bfloat16"] = "float32",
     vectors: Literal["adamw", "refuse"] = "adamw",
 ):
-    check_polar("muon", scale, num_iterations, precision)
-    if vectors not in ("adamw", "refuse"):
-        raise InvalidValueError(f"muon got vectors={vectors!r}. Expected 'adamw' or 'refuse'. Write vectors='adamw'.")
+    whole("muon", "num_iterations", num_iterations)
     step = ScaleByMuon(momentum, b2, scale, num_iterations, precision, vectors)
     return chain(step, decay(weight_decay), descend(lr))
 

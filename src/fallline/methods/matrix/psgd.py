@@ -23,7 +23,7 @@ from fallline.core.transform import Transform, chain, scalars, transform, zeros
 from fallline.core.types import At, Hyper, Reach
 from fallline.transforms import clip_by_rms, decay, descend
 from fallline.transforms.average import whole
-from fallline.transforms.kronecker import check_sides, grid_of, packed, unpacked
+from fallline.transforms.kronecker import grid_of, packed, unpacked
 
 
 def _identities(step, p):
@@ -110,7 +110,6 @@ def psgd(
 ):
     whole("psgd", "every", every)
     whole("psgd", "block", block)
-    check_sides("psgd", sides)
     return chain(ScaleByPsgd(b1, rho, eps, every, block, sides), clip_by_rms(1.1), decay(weight_decay), descend(lr))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+import glob
 
 from torch import nn
 
@@ -16,15 +16,15 @@ __all__ = ["muon_groups"]
 
 def muon_groups(
     model: nn.Module, matrices: Chain | None = None, others: Chain | None = None, head: str = ""
-) -> list[dict[str, Any]]:
-    """Groups for ``Optimizer``: hidden matrices (linear and convolutional weights) to ``matrices``, by default ``muon()``; embeddings, the
+) -> dict[str, Chain]:
+    """Rules for ``Optimizer``: hidden matrices (linear and convolutional weights) to ``matrices``, by default ``muon()``; embeddings, the
     head, biases, norms and all other vectors to ``others``, by default ``adamw()``.
 
-    ``head`` is a pattern of names as in ``groups``; without it the head is the linear layer that is registered last, and weights tied to an
+    ``head`` is a pattern of names as in ``groups``; without it the head is the linear layer that is registered last. Weights tied to an
     embedding belong to the embedding.
 
-    optimizer = Optimizer(muon_groups(model))
-    optimizer = Optimizer(muon_groups(model, muon(lr=0.02, scale="keller_jordan"), adamw(lr=3e-4), head="lm_head*"))
+    optimizer = Optimizer(model, muon_groups(model))
+    optimizer = Optimizer(model, muon_groups(model, muon(lr=0.02, scale="keller_jordan"), adamw(lr=3e-4), head="lm_head*"))
     """
     if not isinstance(model, nn.Module):
         raise InvalidTypeError(
@@ -36,14 +36,11 @@ def muon_groups(
     hidden, rest = [], []
     for name, p in model.named_parameters():
         apart = p.dim() < 2 or id(p) in embeddings | last or (bool(head) and matches(name, head))
-        (rest if apart else hidden).append((name, p))
+        (rest if apart else hidden).append(name)
     if not hidden:
         raise InvalidValueError(
             f"muon_groups() found no hidden matrix among {len(rest)} parameters. Expected weights of two or more dimensions beside "
             f"embeddings and the head. Use adamw() for this model, or name the head: head='classifier*'."
         )
-    chains = matrices or METHODS["muon"](), others or METHODS["adamw"]()
-    found = [
-        {"params": members, "chain": chain} for members, chain in zip((hidden, rest), chains, strict=True) if members
-    ]
-    return found
+    rules = {"|".join(map(glob.escape, hidden)): METHODS["muon"]() if matrices is None else matrices}
+    return {**rules, "*": METHODS["adamw"]() if others is None else others} if rest else rules

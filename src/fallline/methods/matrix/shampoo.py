@@ -16,7 +16,6 @@ from typing import Literal
 
 import torch
 
-from fallline.core.errors import InvalidValueError
 from fallline.core.hyper import Domain
 from fallline.core.method import method
 from fallline.core.space import log, one_minus_log
@@ -25,10 +24,8 @@ from fallline.core.types import Hyper, Reach
 from fallline.schedules import cosine
 from fallline.transforms import decay, descend, momentum
 from fallline.transforms.average import whole
-from fallline.transforms.kronecker import check_sides, factor_slot, grid_of, packed, unpacked
+from fallline.transforms.kronecker import factor_slot, grid_of, packed, unpacked
 from fallline.transforms.roots import inverse_root, when
-
-GRAFTS = ("rmsprop", "adagrad", "sgd", "none")
 
 
 def _moment(step, p):
@@ -105,13 +102,8 @@ def shampoo(
     block: int = 1024,
     sides: Literal["both", "left", "right", "shorter"] = "both",
 ):
-    if graft not in GRAFTS:
-        raise InvalidValueError(
-            f"shampoo got graft={graft!r}. Expected one of {', '.join(GRAFTS)}. Write for example graft='rmsprop'."
-        )
     whole("shampoo", "every", every)
     whole("shampoo", "block", block)
-    check_sides("shampoo", sides)
     step = ScaleByShampoo(b2, eps, graft, every, block, sides)
     return chain(step, momentum(b1, b1), decay(weight_decay), descend(lr))
 

@@ -22,7 +22,7 @@ from fallline.core.types import Hyper, Reach
 from fallline.schedules import cosine
 from fallline.transforms import decay, descend
 from fallline.transforms.average import whole
-from fallline.transforms.kronecker import check_sides, factor_slot, grid_of, packed, padded_slot, unpacked
+from fallline.transforms.kronecker import factor_slot, grid_of, packed, padded_slot, unpacked
 from fallline.transforms.roots import when
 
 
@@ -109,7 +109,6 @@ def soap(
 ):
     whole("soap", "every", every)
     whole("soap", "block", block)
-    check_sides("soap", sides)
     return chain(ScaleBySoap(b1, b2, eps, every, block, sides), decay(weight_decay), descend(lr))
 
 
