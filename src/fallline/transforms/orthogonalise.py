@@ -41,7 +41,7 @@ class _Quintic(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, x: Tensor, num_iterations: int) -> tuple[Tensor, int]:
-        return _Quintic.apply(x.movedim(in_dims[0], 0), num_iterations), 0  # type: ignore[no-untyped-call]
+        return _Quintic.apply(x.movedim(in_dims[0], 0), num_iterations), 0
 
 
 def polar(x: Tensor, num_iterations: int = 5, precision: Precision = "float32") -> Tensor:
@@ -52,7 +52,7 @@ def polar(x: Tensor, num_iterations: int = 5, precision: Precision = "float32") 
     y = y / y.abs().amax().clamp(min=torch.finfo(y.dtype).tiny)  # squares of it neither overflow nor vanish
     y = y / y.norm().clamp(min=1e-7)
     narrow = precision == "bfloat16" and y.dtype is torch.float32
-    found: Tensor = _Quintic.apply(y.bfloat16() if narrow else y, num_iterations)  # type: ignore[no-untyped-call]
+    found: Tensor = _Quintic.apply(y.bfloat16() if narrow else y, num_iterations)
     found = found.to(x.dtype)
     return found.mT if turned else found
 
@@ -79,8 +79,8 @@ class Orthogonalise(Transform):
         if u.numel() == 0:
             return u, {}
         x = u.reshape(u.shape[0] if u.dim() else 1, -1)
-        size = size_of_step(self.scale, *x.shape)  # type: ignore[arg-type]
-        return size * polar(x, self.num_iterations, self.precision).reshape(u.shape), {}  # type: ignore[arg-type]
+        size = size_of_step(self.scale, *x.shape)
+        return size * polar(x, self.num_iterations, self.precision).reshape(u.shape), {}
 
 
 def orthogonalise(

@@ -33,7 +33,8 @@ def muon_groups(
     embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag)}
     linear = [m for m in model.modules() if isinstance(m, nn.Linear)]
     last = {id(linear[-1].weight)} if linear and not head else set()
-    hidden, rest = [], []
+    hidden: list[str] = []
+    rest: list[str] = []
     for name, p in model.named_parameters():
         apart = p.dim() < 2 or id(p) in embeddings | last or (bool(head) and matches(name, head))
         (rest if apart else hidden).append(name)
