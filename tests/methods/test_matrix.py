@@ -1,6 +1,9 @@
 """Matrix preconditioners: roots against scipy, blocks by brute force, methods against torch and against twins in numpy."""
 
 import math
+import re
+import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -274,6 +277,13 @@ def test_scales():
     assert size_of_step("keller_jordan", 4, 16) == size_of_step("none", 4, 16) == 1.0
 
 
+def test_explain_says_how_far_matrices_move():
+    text = Optimizer(parameters(((16, 4), (8, 2, 2), (5,))), METHODS["muon"](scale="keller_jordan")).explain()
+    assert "steps     16 x 4 by 2 lr in every direction, 0.5 lr in root mean square" in text
+    assert "steps     8 x 4 by 1.41 lr" in text
+    assert text.count("in every direction") == 2
+
+
 # -- Shampoo, SOAP and PSGD ---------------------------------------------------------------------------------------------
 
 
@@ -427,3 +437,16 @@ def test_tensors_of_one_shape_take_one_product_together(name):
 def test_muons_choices_reach_the_step():
     (step, *_) = METHODS["muon"](scale="none", num_iterations=3, precision="bfloat16").steps
     assert step == ScaleByMuon(0.95, 0.95, "none", 3, "bfloat16", "adamw")
+
+
+def test_the_pages_examples_run():
+    model, x, y = Tiny().mlp, torch.randn(5, 4), torch.randn(5, 6)
+    page = (Path(__file__).parents[2] / "docs" / "matrix.md").read_text()
+    examples = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert len(examples) == 3
+    for number, code in enumerate(examples):
+        names = {"model": Tiny() if number == 0 else model, "x": x, "y": y, "criterion": nn.functional.mse_loss}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # torch warns of create_graph
+            exec("from fallline import Optimizer\n" + code, names)
+        assert isinstance(names["optimizer"], Optimizer)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import torch
@@ -12,7 +14,7 @@ from fallline.core.transform import Transform, transform
 from fallline.core.types import At, Reach, State
 from fallline.transforms.average import whole
 
-__all__ = ["COEFFICIENTS", "SCALES", "Orthogonalise", "orthogonalise", "polar", "size_of_step"]
+__all__ = ["COEFFICIENTS", "SCALES", "Orthogonalise", "explain_sizes", "orthogonalise", "polar", "size_of_step"]
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Of the quintic a x + b x^3 + c x^5: steepest at 0 among those that stay near 1 (Jordan et al. 2024, the Muon post)."""
@@ -57,7 +59,7 @@ def polar(x: Tensor, num_iterations: int = 5, precision: Precision = "float32") 
     return found.mT if turned else found
 
 
-def size_of_step(scale: Scale, rows: int, columns: int) -> float:
+def size_of_step(scale: str, rows: int, columns: int) -> float:
     r"""What the polar factor is multiplied by: ``moonlight`` :math:`0.2 \sqrt{\max(m, n)}`, the root mean square of Adam's steps
     (Liu et al., arXiv:2502.16982, section 2.2); ``keller_jordan`` :math:`\sqrt{\max(1, m / n)}`; ``none`` 1."""
     if scale == "moonlight":
@@ -81,6 +83,19 @@ class Orthogonalise(Transform):
         x = u.reshape(u.shape[0] if u.dim() else 1, -1)
         size = size_of_step(self.scale, *x.shape)
         return size * polar(x, self.num_iterations, self.precision).reshape(u.shape), {}
+
+    def explain(self, shapes: Iterable[tuple[int, ...]]) -> list[str]:
+        return explain_sizes(self.scale, shapes)
+
+
+def explain_sizes(scale: str, shapes: Iterable[tuple[int, ...]]) -> list[str]:
+    """How far matrices of these shapes move at a learning rate of one: in the spectral norm, and in root mean square."""
+    lines = []
+    for rows, columns in sorted({(s[0], math.prod(s[1:])) for s in shapes if len(s) > 1 and 0 not in s}):
+        size = size_of_step(scale, rows, columns)
+        rms = size / max(rows, columns) ** 0.5
+        lines.append(f"steps     {rows} x {columns} by {size:.3g} lr in every direction, {rms:.3g} lr in root mean square")
+    return lines
 
 
 def orthogonalise(

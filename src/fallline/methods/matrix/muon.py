@@ -22,7 +22,7 @@ from fallline.core.transform import FromSite, Transform, chain, transform, zeros
 from fallline.core.types import Hyper, Reach
 from fallline.transforms import decay, descend
 from fallline.transforms.average import whole
-from fallline.transforms.orthogonalise import polar, size_of_step
+from fallline.transforms.orthogonalise import explain_sizes, polar, size_of_step
 from fallline.transforms.subspace import is_matrix
 
 
@@ -59,6 +59,9 @@ class ScaleByMuon(Transform):
         x = u.lerp(m, self.momentum).flatten(1)
         step = size_of_step(self.scale, *x.shape) * polar(x, self.num_iterations, self.precision)
         return step.reshape(u.shape), {"m": m, "v": v}
+
+    def explain(self, shapes):
+        return explain_sizes(self.scale, shapes)
 
 
 @method(
