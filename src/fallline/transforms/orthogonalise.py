@@ -94,7 +94,9 @@ def explain_sizes(scale: str, shapes: Iterable[tuple[int, ...]]) -> list[str]:
     for rows, columns in sorted({(s[0], math.prod(s[1:])) for s in shapes if len(s) > 1 and 0 not in s}):
         size = size_of_step(scale, rows, columns)
         rms = size / max(rows, columns) ** 0.5
-        lines.append(f"steps     {rows} x {columns} by {size:.3g} lr in every direction, {rms:.3g} lr in root mean square")
+        lines.append(
+            f"steps     {rows} x {columns} by {size:.3g} lr in every direction, {rms:.3g} lr in root mean square"
+        )
     return lines
 
 
@@ -102,7 +104,7 @@ def orthogonalise(
     scale: Scale = "moonlight", num_iterations: int = 5, precision: Precision = "float32"
 ) -> Orthogonalise:
     r"""Replace every matrix by its polar factor, :math:`u = U \Sigma V^\top \mapsto s\, U V^\top`: steepest descent in the spectral norm
-    (Bernstein & Newhouse, arXiv:2409.20325, proposition 5). Newton-Schulz iterations of Jordan et al. (2024), ``size_of_step`` is
+    (Bernstein & Newhouse, arXiv:2409.20325, on Shampoo). Newton-Schulz iterations of Jordan et al. (2024), ``size_of_step`` is
     :math:`s`. ``precision="bfloat16"`` iterates in bfloat16, as on GPUs."""
     check_polar("orthogonalise", scale, num_iterations, precision)
     return Orthogonalise(scale, num_iterations, precision)

@@ -20,7 +20,7 @@ def inverse_root(
     r""":math:`(A + \epsilon \lambda_{\max} I)^{-1 / \mathrm{root}}` of symmetric matrices of shape (..., n, n); of zero, the identity.
 
     ``"eigh"`` decomposes, and takes eigenvalues below zero, which are rounding, as zero; with ``eps=0`` a null space is left out, as in
-    a pseudo-inverse. ``"newton"`` is the coupled Newton iteration (Guo & Higham 2006, doi:10.1137/050643374, section 3; Anil et al.,
+    a pseudo-inverse. ``"newton"`` is the coupled Newton iteration (Guo & Higham 2006, doi:10.1137/050643374; Anil et al.,
     arXiv:2002.09018): nothing but products, on a stack of matrices at once; ``num_iterations`` suffice for a condition number of about
     e to the power of their number less ten. For its largest eigenvalue it takes the largest sum of
     a row, and it needs a ridge: eps is at least what rounding makes of zero.

@@ -64,7 +64,7 @@ def adahessian(
     return chain(ScaleByAdahessian(b1, b2, eps, power), decay(weight_decay), descend(lr))
 
 
-@adahessian.claim("a diagonal Hessian is found exactly: the first step is Newton's", where="section 3.1")
+@adahessian.claim("a diagonal Hessian is found exactly: the first step is Newton's", where="section 3")
 def newton_on_diagonal(lab):
     h = lab.curvature()
     end = lab.minimise(adahessian, lambda x: (h * x * x).sum() / 2, 1, lr=1.0, eps=0.0)

@@ -50,14 +50,14 @@ def oasis(lr: Hyper = 0.1, b2: Hyper = 0.99, alpha: Hyper = 1e-2, weight_decay: 
     return chain(ScaleByOasis(b2, alpha), decay(weight_decay), descend(lr))
 
 
-@oasis.claim("a diagonal Hessian is found exactly: a step is Newton's, from wherever", where="section 3")
+@oasis.claim("a diagonal Hessian is found exactly: a step is Newton's, from wherever", where="algorithm 1")
 def newton_on_diagonal(lab):
     h = lab.curvature()
     end = lab.minimise(oasis, lambda x: (h * x * x).sum() / 2, 1, lr=1.0)
     yield lab.less(float(end.abs().max()), 1e-8)
 
 
-@oasis.claim("where curvature is negative it still descends, by the size of the curvature", where="section 3")
+@oasis.claim("where curvature is negative it still descends, by the size of the curvature", where="algorithm 1")
 def leaves_maxima(lab):
     end = lab.minimise(oasis, lambda x: (-lab.curvature() * x * x).sum() / 2, 1, lr=1.0)
     yield lab.close(end, 2 * lab.start(), rtol=1e-8)

@@ -113,7 +113,10 @@ def psgd(
     return chain(ScaleByPsgd(b1, rho, eps, every, block, sides), clip_by_rms(1.1), decay(weight_decay), descend(lr))
 
 
-@psgd.claim("on a quadratic P approaches |H|^-1, up to its size, from gradients at random points", where="table I")
+@psgd.claim(
+    "on a quadratic P approaches |H|^-1, up to its size, from gradients at random points",
+    where="the whitening criterion",
+)
 def inverse_curvature(lab):
     made = torch.Generator().manual_seed(0)
 
