@@ -25,6 +25,7 @@ _HOME = {
     "METHODS": "fallline.core.method",
     "groups": "fallline.core.groups",
     "watch": "fallline.dynamics",
+    "muon_groups": "fallline.methods.matrix.routing",
     "Oracle": "fallline.core.oracle",
     "of_loss": "fallline.core.oracle",
     "of_module": "fallline.core.oracle",
@@ -62,6 +63,7 @@ __all__ = [
     "load",
     "method",
     "methods",
+    "muon_groups",
     "nn",
     "objectives",
     "of_loss",
@@ -108,6 +110,7 @@ if TYPE_CHECKING:
     from fallline.core.transform import Transform, chain, transform, zeros
     from fallline.core.types import At, Hyper, Reach, State
     from fallline.dynamics import watch
+    from fallline.methods.matrix.routing import muon_groups
 
 
 def __getattr__(name: str) -> Any:

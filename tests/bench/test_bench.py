@@ -3,6 +3,7 @@
 import json
 import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,17 @@ import pytest
 import torch
 
 from fallline.bench import SETS, TARGETS, ParameterSet, Result, Row, judge, load, make_plan, save
-from fallline.bench.contenders import REFERENCE, Contender, bytes_moved, chain_of, num_slots, others, ours, peers
+from fallline.bench.contenders import (
+    REFERENCE,
+    Contender,
+    bytes_moved,
+    chain_of,
+    flops_of,
+    num_slots,
+    others,
+    ours,
+    peers,
+)
 from fallline.bench.measure import flights, time_set
 from fallline.bench.memory import extra_memory, trace_memory
 from fallline.bench.rows import REFERENCE_BYTES
@@ -321,3 +332,19 @@ def test_the_tables_of_the_page_are_replaced_and_the_rest_stays(tmp_path):
 def test_the_script_is_the_command():
     script = Path(__file__).parents[2] / "benchmarks" / "step.py"
     assert "fallline.cli" in script.read_text()
+
+
+def test_products_of_a_step_are_counted():
+    rows, columns = 64, 256
+    once = 5 * (2 * 2 * rows * rows * columns + 2 * rows**3)
+    assert flops_of("muon", ((rows, columns), (rows,), (columns, rows), (rows, columns))) == 3 * once
+    assert flops_of("shampoo", ((8, 8),)) == 4 * 2 * 8**3
+    assert flops_of("adamw", ((8, 8),)) == flops_of("clip", ((8, 8),)) == 0
+
+
+def test_times_the_floor_of_products():
+    one = replace(row([0.5] * 3), flops=1e9, gemm=(2e10,) * 3)
+    assert one.to_gemm == pytest.approx(float(np.median(np.array(one.times))) * 20)
+    assert cells(one)[COLUMNS.index("x gemm")] == f"{one.to_gemm:.2f}"
+    assert one.to_dict()["derived"]["to_gemm"] == pytest.approx(one.to_gemm, rel=1e-4)
+    assert row([0.5] * 3).to_gemm is None

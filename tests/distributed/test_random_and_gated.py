@@ -5,7 +5,20 @@ from sharding_tools import differences, everything, give_gradients, mesh_of, par
 
 import fallline
 from fallline.core.transform import chain
-from fallline.methods import adam_snsm, adams, adamw, adaptive_braking, entropy_sgd, frugal, galore, sgd
+from fallline.methods import (
+    adam_snsm,
+    adams,
+    adamw,
+    adaptive_braking,
+    entropy_sgd,
+    frugal,
+    galore,
+    muon,
+    psgd,
+    sgd,
+    shampoo,
+    soap,
+)
 from fallline.transforms import (
     add_noise,
     clip_by_global_norm,
@@ -25,6 +38,10 @@ LINKS = {
     "galore": lambda: galore(0.1, density=0.5, gap=2),
     "snsm": lambda: adam_snsm(0.1, density=0.5, gap=2),
     "adams": lambda: adams(0.1, weight_decay=0.1),
+    "muon": lambda: muon(0.1),
+    "shampoo": lambda: shampoo(0.1, every=2, eps=1e-3),
+    "soap": lambda: soap(0.1, every=2, sides="shorter"),
+    "psgd": lambda: psgd(0.1, block=4),
     "braking": lambda: adaptive_braking(0.1),
     "entropy": lambda: entropy_sgd(0.1, eps=0.5, num_inner=2),
     "masked": lambda: chain(

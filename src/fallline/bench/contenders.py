@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import importlib
 import inspect
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 import fallline.methods  # noqa: F401 (fills the registry)
 from fallline.core.errors import InvalidValueError
 from fallline.core.method import METHODS
 from fallline.core.optimizer import Optimizer
 from fallline.core.transform import Chain
+from fallline.core.types import At, Reach
 
-__all__ = ["REFERENCE", "Contender", "bytes_moved", "chain_of", "num_slots", "others", "ours", "peers"]
+__all__ = ["REFERENCE", "Contender", "bytes_moved", "chain_of", "flops_of", "num_slots", "others", "ours", "peers"]
 
 Build = Callable[[Sequence[Tensor]], Any]
 
@@ -63,6 +66,23 @@ def num_slots(chain: Chain) -> int:
     """Slots of state with the parameter's shape; numbers per tensor weigh nothing."""
     like = torch.zeros(2, 3)
     return sum(init(step, like).shape == like.shape for step in chain.steps for init in step.slots.values())
+
+
+def flops_of(method: str, shapes: Sequence[tuple[int, ...]]) -> float:
+    """Operations in the products of matrices of a method's second step on tensors of these shapes, in which nothing is due that is due
+    every few steps. They are counted by torch on tensors without content. None for methods that look at no matrix."""
+    steps = chain_of(method).steps if method in METHODS else ()
+    if max((step.reach for step in steps), default=Reach.ELEMENT) != Reach.MATRIX:
+        return 0.0
+    total = 0.0
+    for shape, number in Counter(shapes).items():
+        p = torch.empty(shape, device="meta")
+        with FlopCounterMode(display=False) as counted:
+            u = p
+            for step in steps:
+                u, _ = step.update(u, At(p, p, 2), **{name: init(step, p) for name, init in step.slots.items()})
+        total += number * counted.get_total_flops()
+    return total
 
 
 def chain_of(method: str) -> Chain:

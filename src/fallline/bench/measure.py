@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fallline.bench.contenders import REFERENCE, Contender
+from fallline.bench.contenders import REFERENCE, Contender, flops_of
 from fallline.bench.rows import Path as GradientPath
 from fallline.bench.rows import Row
 from fallline.bench.shapes import ParameterSet
@@ -40,6 +40,8 @@ FLOOR_BYTES = 256 * 2**20
 """Size of each buffer whose copying is the memory floor: far larger than any cache."""
 
 _FLOAT = 4
+
+_GEMM = 1024
 
 
 def time_set(
@@ -116,6 +118,7 @@ class _Flight:
     def __init__(self, which: ParameterSet, contenders: Sequence[Contender]) -> None:
         self.which = which
         self.contenders = [REFERENCE, *contenders]
+        self.flops = {c.method: flops_of(c.method, which.shapes) for c in contenders}
         random = torch.Generator().manual_seed(0)
         # Serve as gradients and as start; shared, because nobody gets them to write into.
         self.slopes = [torch.randn(s, generator=random).mul_(0.01) for s in which.shapes]
@@ -157,7 +160,7 @@ class _Flight:
             one.times, one.backward = [], []
             if path == "given":  # the first of its kind; the loop's was in _start
                 self._try(one, path)
-        copy, in_place = [], []
+        copy, in_place, gemm = [], [], []
         buffers = torch.ones(FLOOR_BYTES // _FLOAT), torch.ones(FLOOR_BYTES // _FLOAT)
         gc.collect()
         with _no_collection():
@@ -169,6 +172,8 @@ class _Flight:
                 speeds = _bandwidths(*buffers)
                 copy.append(speeds[0])
                 in_place.append(speeds[1])
+                if any(self.flops.values()):
+                    gemm.append(_gemm_rate())
                 turn = k % len(live)  # each follows the floor, which empties the caches, once in a while
                 for one in (*live[turn:], *live[:turn]):
                     if one.error:
@@ -178,7 +183,12 @@ class _Flight:
                         one.backward.append(taken[0])
                         one.times.append(taken[1])
         reference = tuple(live[0].times)
-        series: dict[str, Any] = {"reference": reference, "copy": tuple(copy), "in_place": tuple(in_place)}
+        series: dict[str, Any] = {
+            "reference": reference,
+            "copy": tuple(copy),
+            "in_place": tuple(in_place),
+            "gemm": tuple(gemm),
+        }
         return [self._row(one, path, series) for one in live]
 
     def _row(self, one: _Live, path: GradientPath, series: dict[str, Any]) -> Row:
@@ -190,7 +200,14 @@ class _Flight:
         )  # fmt: skip
         if one.error:
             return row
-        return replace(row, first=one.first, times=tuple(one.times), backward=tuple(one.backward), **series)
+        return replace(
+            row,
+            first=one.first,
+            times=tuple(one.times),
+            backward=tuple(one.backward),
+            flops=self.flops.get(c.method, 0.0),
+            **series,
+        )
 
     def _try(self, one: _Live, path: GradientPath) -> tuple[float, float] | None:
         try:
@@ -232,6 +249,12 @@ def _bandwidths(a: Tensor, b: Tensor) -> tuple[float, float]:
     """Bytes a second of a plain copy and of an in-place product; both read and write 4 bytes an element."""
     size = 2 * _FLOAT * a.numel()
     return size / _seconds(lambda: b.copy_(a)), size / _seconds(lambda: b.mul_(1.0))
+
+
+def _gemm_rate() -> float:
+    """Operations a second of one product of square matrices, large enough to be as fast as any."""
+    a = torch.ones(_GEMM, _GEMM)
+    return 2 * _GEMM**3 / _seconds(lambda: a @ a)
 
 
 @contextmanager

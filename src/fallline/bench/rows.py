@@ -37,6 +37,8 @@ class Row:
     reference: tuple[float, ...] = ()  # seconds of the reference in the same rounds
     copy: tuple[float, ...] = ()  # bytes a second of copy_ in the same rounds
     in_place: tuple[float, ...] = ()  # bytes a second of mul_ in the same rounds
+    flops: float = 0.0  # of the products of matrices in a step, as torch counts them; dear work that is seldom due is not among them
+    gemm: tuple[float, ...] = ()  # operations a second of a large product in the same rounds
     error: str = ""
     guard_bytes: int = 0  # per parameter; read to know that every gradient is finite before anything changes
 
@@ -88,6 +90,13 @@ class Row:
         """Times the second floor, that of an in-place mul_."""
         return self._to_floor(self.in_place)
 
+    @property
+    def to_gemm(self) -> float | None:
+        """Times the floor of products: how long they would have taken at the rate of a large one. None for steps without."""
+        if not self.flops or not self.gemm:
+            return None
+        return float(np.median(np.array(self.times) * np.array(self.gemm))) / self.flops
+
     def _to_floor(self, speed: Sequence[float]) -> float:
         return float(np.median(np.array(self.times) * np.array(speed))) / (self.bytes * self.numel)
 
@@ -102,6 +111,8 @@ class Row:
             "ratio_25": low, "ratio_75": high, "ratio_of_medians": self.ratio_of_medians, "per_byte": self.per_byte,
             "bytes_per_second": self.bandwidth, "to_copy": self.to_copy, "to_in_place": self.to_in_place,
         }  # fmt: skip
+        if self.to_gemm is not None:
+            derived["to_gemm"] = self.to_gemm
         return {**raw, "derived": {k: float(f"{v:.5g}") for k, v in derived.items()}}
 
     @classmethod

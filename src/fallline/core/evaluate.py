@@ -14,7 +14,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 
 from fallline.core.storage import compute_dtype
 
-__all__ = ["Elsewhere", "RandomState", "evaluate_parts"]
+__all__ = ["Elsewhere", "RandomState", "along", "evaluate_parts"]
 
 
 class RandomState:
@@ -78,9 +78,55 @@ class Elsewhere:
             self._go_back()
         return result, [p.grad for p in self._params]
 
+    def hessian_times(
+        self, closure: Callable[[], Any], points: Sequence[tuple[Tensor, Tensor]]
+    ) -> list[tuple[Tensor, Tensor]]:
+        """(parameter, its part of H z) for pairs of (parameter, its part of z); H is the Hessian of the closure's loss.
+
+        Exact where the first call of the closure left gradients with a graph, else ``along``.
+        """
+        graphs = [(p, g) for p, g, _ in self._gradients if g is not None and g.requires_grad]
+        own = [p for p, _ in points]
+        if graphs:
+            z = {id(p): z for p, z in points}
+            seen = [(g, z[id(p)].to(g.dtype)) for p, g in graphs if id(p) in z]
+            outputs, weights = [g for g, _ in seen], [w for _, w in seen]
+            with torch.enable_grad():
+                found = torch.autograd.grad(outputs, own, weights, retain_graph=True, allow_unused=True)
+        else:
+
+            def gradients(at: Sequence[Tensor]) -> list[Tensor | None]:
+                by_parameter = dict(
+                    zip(map(id, self._params), self.call(closure, zip(own, at, strict=True))[1], strict=True)
+                )
+                return [by_parameter[id(p)] for p in own]
+
+            found = tuple(along(gradients, [p.detach().clone() for p in own], [z for _, z in points]))
+        return [(p, torch.zeros_like(p) if h is None else h.detach()) for p, h in zip(own, found, strict=True)]
+
     def _go_back(self) -> None:
         for p, x in self._places:
             p.copy_(x)
+
+
+def along(
+    gradients: Callable[[Sequence[Tensor]], Sequence[Tensor | None]], points: Sequence[Tensor], z: Sequence[Tensor]
+) -> list[Tensor]:
+    r"""The derivative of gradients along z, (g(x + r z) - g(x - r z)) / 2r, for z with entries of size one.
+
+    r is an eighth of the cube root of the dtype's resolution, 6e-4 in float32 and 8e-7 in float64, where for parameters of about 0.1 the
+    error of second order, :math:`O(r^2)`, is as large as what rounding costs, :math:`O(\epsilon / r)`: some 1e-4 of the gradient's scale in
+    float32, 1e-10 in float64, a tenth in bfloat16.
+    """
+    sizes = [torch.finfo(x.dtype).eps ** (1 / 3) / 8 for x in points]
+
+    def moved(sign: float) -> list[Tensor]:
+        return [x + sign * r * d for x, d, r in zip(points, z, sizes, strict=True)]
+
+    up, down = [*gradients(moved(1.0))], [*gradients(moved(-1.0))]
+    zero = [torch.zeros_like(x) for x in points]
+    pairs = [(o if a is None else a, o if b is None else b) for a, b, o in zip(up, down, zero, strict=True)]
+    return [(a.to(compute_dtype(a.dtype)) - b) / (2 * r) for (a, b), r in zip(pairs, sizes, strict=True)]
 
 
 def evaluate_parts(parts: Sequence[Callable[[], Any]], params: Sequence[Tensor]) -> tuple[Any, dict[int, Tensor]]:

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 from torch import Tensor
 
-__all__ = ["Due", "FullGradient", "GradientAt", "Request", "Search", "VarianceOfParts"]
+__all__ = ["Due", "FullGradient", "GradientAt", "HessianDiagonal", "Request", "Search", "VarianceOfParts"]
 
 Due: TypeAlias = Callable[[Any, int], bool]
 """(the step, t) -> whether the slot is filled anew at the parameter's step t; otherwise it keeps its value."""
@@ -78,4 +78,19 @@ class VarianceOfParts:
     what = "the variance between the gradients of the batch's parts"
 
 
-Request: TypeAlias = GradientAt | FullGradient | Search | VarianceOfParts
+@dataclass(frozen=True)
+class HessianDiagonal:
+    """The slot takes an unbiased estimate of the diagonal of the Hessian of the batch's loss: z * (H z), element by element.
+
+    The signs z are drawn anew each time, from the optimizer's seed (Hutchinson 1990; Bekas et al. 2007, doi:10.1016/j.apnum.2007.01.003).
+    H is that of all parameters together for which the estimate is asked. Where the closure calls ``backward(create_graph=True)``, H z is
+    exact, by differentiating gradients; else it is a central difference of two gradients, ``evaluate.along``.
+    """
+
+    due: Due = always
+    needs = "closure"
+    what = "an estimate of the Hessian's diagonal"
+    calls = 2  # of the closure, where it leaves no graph
+
+
+Request: TypeAlias = GradientAt | FullGradient | HessianDiagonal | Search | VarianceOfParts

@@ -13,7 +13,7 @@ from torch import Tensor
 from fallline.core.rounding import random_bits, stream_key
 from fallline.core.transform import FromSite
 
-__all__ = ["normal_like", "permutation", "stream"]
+__all__ = ["normal_like", "permutation", "signs_like", "stream"]
 
 _HIGH, _LOW, _ANGLE = (stream_key(0, what) for what in ("high", "low", "angle"))
 
@@ -32,6 +32,12 @@ def normal_like(x: Tensor, key: Tensor, t: int | Tensor) -> Tensor:
     high, low, angle = (random_bits(key ^ salt, t, places).to(x.dtype) for salt in (_HIGH, _LOW, _ANGLE))
     radius = (-2 * ((high * 2.0**-16 + low * 2.0**-32) + 2.0**-33).log()).sqrt()
     return radius * (angle * (2 * math.pi * 2.0**-16)).cos()
+
+
+def signs_like(x: Tensor, key: int | Tensor, t: int | Tensor) -> Tensor:
+    """One or minus one, each as likely, shaped like x, by the elements' places in reading order."""
+    places = torch.arange(x.numel(), device=x.device).view(x.shape)
+    return (1 - 2 * (random_bits(key, t, places) & 1)).to(x.dtype)
 
 
 def permutation(n: int, key: Tensor, t: int | Tensor) -> Tensor:

@@ -18,13 +18,15 @@ from torch import Tensor
 from fallline.core.errors import InvalidValueError
 from fallline.core.evaluate import Elsewhere, RandomState
 from fallline.core.execute import Batch
-from fallline.core.gradients import FullGradient, GradientAt, Request, Search, VarianceOfParts, always
+from fallline.core.gradients import FullGradient, GradientAt, HessianDiagonal, Request, Search, VarianceOfParts, always
+from fallline.core.random import signs_like
+from fallline.core.rounding import stream_key
 from fallline.core.storage import Storage, compute_dtype
 from fallline.core.transform import Chain, Transform, named_steps
 from fallline.core.types import At, State
 from fallline.core.units import Leaf
 
-__all__ = ["Closure", "Found", "Given", "ask", "asks", "explained", "move", "rows"]
+__all__ = ["Closure", "Found", "Given", "ask", "asks", "explained", "move", "probe", "rows"]
 
 Closure: TypeAlias = Callable[[], Any]
 
@@ -146,7 +148,7 @@ def ask(
             name = slot.rpartition(".")[2]
             for m, at, value in zip(members, ats, values, strict=True):
                 other = Leaf(m.leaf.whole, m.leaf.state, m.leaf.name, m.leaf.place)
-                ascend = m.group["maximize"] and isinstance(m.request, GradientAt | FullGradient)
+                ascend = m.group["maximize"] and isinstance(m.request, GradientAt | FullGradient | HessianDiagonal)
                 other.give([torch.zeros_like(m.leaf.whole) if value is None else value], ascend)
                 latest.setdefault(id(m.leaf.whole), {})[name] = other.g.to(at.g.dtype)
                 found.append(Found(other, slot, name not in m.step.nonnegative))
@@ -184,6 +186,16 @@ def _answered(
     if isinstance(request, Search):
         return [*_searched(members, ats, storage, given, elsewhere)]
     points = []
+    if isinstance(request, HessianDiagonal):
+        assert given.closure is not None
+        places = {id(p): i for i, p in enumerate(params)}
+        slot = next(s for s, r in members[0].step.gradients.items() if r is request)
+        signs = [
+            probe(m.leaf.whole, storage.seed, m.leaf.name or f"parameter {places[id(m.leaf.whole)]}", slot, m.t)
+            for m in members
+        ]
+        found = elsewhere.hessian_times(given.closure, [(m.leaf.whole, z) for m, z in zip(members, signs, strict=True)])
+        return [z.to(h.dtype) * h for z, (_, h) in zip(signs, found, strict=True)]
     if isinstance(request, GradientAt):
         for m, at in zip(members, ats, strict=True):
             slots = {**m.slots(storage), **latest.get(id(m.leaf.whole), {})}
@@ -193,6 +205,11 @@ def _answered(
     _, gradients = elsewhere.call(closure, points)
     by_parameter = {id(p): g for p, g in zip(params, gradients, strict=True)}
     return [by_parameter[id(m.leaf.whole)] for m in members]
+
+
+def probe(p: Tensor, seed: int, name: str, slot: str, t: int) -> Tensor:
+    """The random signs of a parameter with which the diagonal of a Hessian is estimated at its step t."""
+    return signs_like(p.detach(), stream_key(seed, f"{name}:{slot}"), t)
 
 
 def _searched(

@@ -71,6 +71,10 @@ class Transform:
         """For steps that average: the point to evaluate and to deploy, while the parameter holds the one to train at. Pure."""
         raise NotImplementedError
 
+    def explain(self, shapes: Iterable[tuple[int, ...]]) -> list[str]:
+        """Lines for ``Optimizer.explain()`` on what this step does to parameters of these shapes, if there is something to say."""
+        return []
+
 
 T = TypeVar("T", bound=Transform)
 Step = TypeVar("Step", Transform, type[Transform])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 import pkgutil
 import time
 from collections.abc import Callable, Sequence
@@ -73,6 +74,17 @@ class ClaimLab:
         train = load(task).train
         assert isinstance(train, Tensors)
         return tuple(x.double() if x.is_floating_point() else x for x in train.tensors)
+
+    def matrix_quadratic(self, condition: float) -> Callable[[Tensor], Tensor]:
+        """The loss tr(x^T A x B) / 2 with A and B of this condition number each, in directions of no coordinate."""
+
+        def curved(n: int, seed: int) -> Tensor:
+            made = torch.Generator().manual_seed(seed)
+            q = torch.linalg.qr(torch.randn(n, n, generator=made, dtype=torch.float64)).Q
+            return q * torch.logspace(0, -math.log10(condition), n, dtype=torch.float64) @ q.mT
+
+        a, b = curved(_SHAPE[0], 1), curved(_SHAPE[1], 2)
+        return lambda x: (x * (a @ x @ b)).sum() / 2
 
     # -- runs -----------------------------------------------------------------------------------------------------------
 

@@ -33,7 +33,7 @@ __all__ = ["BASELINES", "Event", "Interrupted", "StudySpec", "expand", "load_stu
 BASELINES = ("adamw", "nesterov")
 """Tuned like all others and always part of a study, so that no method is compared with an untuned baseline."""
 
-_HIGHER_ORDER = frozenset({"second_order"})
+_HIGHER_ORDER = frozenset({"curvature", "second_order"})
 """Families whose methods take second derivatives."""
 
 TUNING_SEED = 0

@@ -8,8 +8,8 @@ from typing import Any
 from fallline import __version__
 from fallline.dynamics import Record, Series
 from fallline.lab.diagnose import Diagnosis, Trial
-from fallline.report.series import Line, draw_lines, smoothed
 from fallline.report.page import environment, markup, trusted
+from fallline.report.series import Line, draw_lines, smoothed
 
 __all__ = ["render_diagnosis"]
 

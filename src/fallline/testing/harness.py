@@ -136,8 +136,8 @@ def batch_of(t: int) -> int:
 
 
 def bent(g: Tensor, p: Tensor, x: Tensor) -> Tensor:
-    """The gradient at x of a problem that has the gradient g at p: the farther away, the larger."""
-    return g * (1 + (x - p).abs() / 2)
+    """The gradient at x of a problem that has the gradient g at p: the farther away, the larger; its curvature is g / 8."""
+    return g * (1 + (x - p).abs() / 2 + (x - p) / 8)
 
 
 def closures(params: Sequence[Tensor], grads: Sequence[Any]) -> tuple[Callable[[], Tensor], Callable[[], Tensor]]:

@@ -20,6 +20,7 @@ from fallline.transforms.median import track_median
 from fallline.transforms.momentum import momentum
 from fallline.transforms.noise import add_noise
 from fallline.transforms.normalise import normalise
+from fallline.transforms.orthogonalise import orthogonalise
 from fallline.transforms.predict import predict
 from fallline.transforms.radial import project_radial
 from fallline.transforms.random_scaling import random_scaling
@@ -53,6 +54,7 @@ __all__ = [
     "median_of_means",
     "momentum",
     "normalise",
+    "orthogonalise",
     "predict",
     "project_radial",
     "proximal_decay",

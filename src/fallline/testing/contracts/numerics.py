@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fallline.core.gradients import FullGradient, GradientAt, Search, VarianceOfParts
+from fallline.core.evaluate import along
+from fallline.core.gradients import FullGradient, GradientAt, HessianDiagonal, Search, VarianceOfParts
 from fallline.core.method import Method
 from fallline.core.optimizer import Optimizer
+from fallline.core.requests import probe
 from fallline.core.transform import FromSite, Site, Transform, named_steps
 from fallline.core.types import At, Reach
 from fallline.testing.check import contract
@@ -375,6 +378,7 @@ def _by_hand(method: Method, params: list[Tensor], grads: list[list[Tensor]]) ->
             for mine, at in zip(slots, ats, strict=True):
                 _elsewhere(k, step, mine, at)
             _searched(k, step, slots, ats)
+            _curved(k, step, slots, ats)
             if step.reach == Reach.GROUP:
                 held = [{s: mine[k, s] for s in step.slots} for mine in slots]
                 terms = [step.measure(u, at, **own) for u, at, own in zip(updates, ats, held, strict=True)]
@@ -422,6 +426,19 @@ def _searched(k: str, step: Transform, slots: list[dict[Any, Tensor]], ats: list
             x = request.run(step, float(slots[0][k, s]), start, total, loss_at)
             for mine in slots:
                 mine[k, s] = torch.full_like(mine[k, s], x)
+
+
+def _curved(k: str, step: Transform, slots: list[dict[Any, Tensor]], ats: list[At]) -> None:
+    """Estimates of the Hessian's diagonal, from gradients that are ``bent``."""
+    for s, request in step.gradients.items():
+        if isinstance(request, HessianDiagonal) and request.due(step, int(ats[0].t)):
+            z = [probe(at.p, 0, f"parameter {i}", s, int(at.t)) for i, at in enumerate(ats)]
+
+            def gradients(points: Sequence[Tensor]) -> list[Tensor]:
+                return [bent(at.g, at.p, x) for at, x in zip(ats, points, strict=True)]
+
+            for mine, sign, h in zip(slots, z, along(gradients, [at.p for at in ats], z), strict=True):
+                mine[k, s] = sign * h
 
 
 @contract(7, scope="each")

@@ -57,7 +57,10 @@ def closure_runs_once(method: Method) -> None:
     with torch.no_grad():  # as trainers call it
         loss = optimizer.step(closure)
     requests = [(step, r) for step in method().steps for r in step.gradients.values()]
-    asked = sum(r.needs != "parts" and (isinstance(r, Search) or r.due(step, 1)) for step, r in requests)
+    asked = sum(
+        getattr(r, "calls", 1) * (r.needs != "parts" and (isinstance(r, Search) or r.due(step, 1)))
+        for step, r in requests
+    )
     assert calls[0] == "before", f"the order was {calls}"
     assert calls[-1] == "after", f"the order was {calls}"
     assert set(calls[1:-1]) == {"closure"}, f"the order was {calls}"
