@@ -17,11 +17,12 @@ from torch import Tensor, nn
 from fallline.core.method import METHODS
 from fallline.core.optimizer import Optimizer
 from fallline.core.schedule import Schedule
+from fallline.core.transform import Chain
 from fallline.lab.streams import batch_indices, generator, seed_of, seeded
 from fallline.schedules import cosine, warmup
 from fallline.tasks import Task, evaluate, fetch
 
-__all__ = ["RunSpec", "schedule", "train"]
+__all__ = ["RunSpec", "chain_of", "schedule", "train"]
 
 WARMUP_FRACTION = 0.05
 DIVERGED_FACTOR, DIVERGED_FRACTION = 3.0, 0.05
@@ -59,6 +60,16 @@ def schedule(steps: int) -> Schedule:
     return warmup(rise) >> cosine(max(1, steps - rise))
 
 
+def chain_of(task: Task, spec: RunSpec) -> Chain:
+    """The method with the run's hyperparameters, its learning rate following the schedule."""
+    method = METHODS[spec.method]
+    hypers: dict[str, Any] = dict(spec.hypers)
+    lr = hypers.pop("lr", method.defaults["lr"])
+    if "num_batches" in method.options:
+        hypers["num_batches"] = len(task.train) // task.batch_size
+    return method(lr=lr * schedule(spec.steps), **hypers)
+
+
 def train(task: Task, spec: RunSpec) -> dict[str, Any]:
     """Run ``spec`` on ``task``; returns a JSON-able record. Divergence is a result, not an error.
 
@@ -68,12 +79,7 @@ def train(task: Task, spec: RunSpec) -> dict[str, Any]:
     with seeded(spec.seed, "init"):
         model = task.model()
     fingerprint = _fingerprint(model)
-    method = METHODS[spec.method]
-    hypers: dict[str, Any] = dict(spec.hypers)
-    lr = hypers.pop("lr", method.defaults["lr"])
-    if "num_batches" in method.options:
-        hypers["num_batches"] = len(task.train) // task.batch_size
-    optimizer = Optimizer(model, method(lr=lr * schedule(spec.steps), **hypers), seed=spec.seed)
+    optimizer = Optimizer(model, chain_of(task, spec), seed=spec.seed)
     optimizer.prepare()  # outside of the times
     record = _Record(task, spec)
     with torch.random.fork_rng(devices=[]):

@@ -39,7 +39,7 @@ def seeded(seed: int, stream: Stream, counter: int = 0) -> Iterator[None]:
         yield
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=64)  # a population asks for those of many seeds in turn
 def _order(seed: int, epoch: int, num_examples: int) -> Tensor:
     return torch.randperm(num_examples, generator=generator(seed, "order", epoch))
 
