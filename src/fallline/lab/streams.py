@@ -35,7 +35,7 @@ def generator(seed: int, stream: Stream, counter: int = 0) -> torch.Generator:
 def seeded(seed: int, stream: Stream, counter: int = 0) -> Iterator[None]:
     """Seed torch's global generator inside the block (initialisers and dropout draw from it); restore it afterwards."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed_of(seed, stream, counter))
+        torch.default_generator.manual_seed(seed_of(seed, stream, counter))
         yield
 
 

@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
-from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from fallline.core.types import Params
+from fallline.lab.population.operations import Operations
 from fallline.lab.run import _fingerprint
 from fallline.lab.streams import batch_indices, generator, seed_of, seeded
 from fallline.tasks import Batch, Task, Tensors, Windows, evaluate, fetch
@@ -56,7 +55,7 @@ def survey(task: Task, seed: int) -> Survey:
 
     with torch.random.fork_rng(devices=[]), torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
         before = torch.get_rng_state()
-        with Dropouts() as dropouts:
+        with Operations() as operations:
             loss = task.loss(model, batch)
         if not torch.equal(before, torch.get_rng_state()):
             raise Alone("the model draws random numbers otherwise than by dropout")
@@ -65,7 +64,7 @@ def survey(task: Task, seed: int) -> Survey:
         if p.requires_grad and p.grad is None:
             raise Alone(f"the parameter {name!r} takes no part in the loss")
     held = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
-    return Survey(sum(saved.values()), held, tuple(dropouts.seen))
+    return Survey(sum(saved.values()), held, tuple(operations.seen))
 
 
 def made(task: Task, seed: int) -> nn.Module:
@@ -78,28 +77,6 @@ def batch_of(task: Task, seed: int, t: int) -> Batch:
     """What a run with this seed sees at step t."""
     batch = fetch(task.train, batch_indices(seed, t, task.batch_size, len(task.train)))
     return batch if task.augment is None else task.augment(batch, generator(seed, "noise", t))
-
-
-class Dropouts(TorchFunctionMode):
-    """Dropout with given masks, call by call; without masks it changes nothing and notes what is asked for."""
-
-    def __init__(self, masks: Sequence[Tensor] | None = None) -> None:
-        super().__init__()
-        self.seen: list[tuple[Tensor, float]] = []
-        self._masks = None if masks is None else iter(masks)
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is not F.dropout:
-            return func(*args, **(kwargs or {}))
-        return self._dropout(*args, **(kwargs or {}))
-
-    def _dropout(self, input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
-        if not training or p == 0:
-            return input
-        if self._masks is not None:
-            return input * next(self._masks)
-        self.seen.append((torch.empty_like(input), p))
-        return input
 
 
 class _Call(nn.Module):
@@ -148,9 +125,7 @@ class Stack:
         dims = tree_map(lambda x: dim if isinstance(x, Tensor) else None, batch)
 
         def loss(params: Params, fixed: Params, batch: Batch, masks: Sequence[Tensor]) -> Tensor:
-            if not self._dropouts:
-                return _at(self._loss, params, fixed, batch)
-            with Dropouts(masks):
+            with Operations(masks):
                 return _at(self._loss, params, fixed, batch)
 
         with torch.enable_grad():
@@ -164,7 +139,7 @@ class Stack:
         for row, model in self._witnesses.items():
             seed = self.seeds[row]
             with torch.random.fork_rng(devices=[]), torch.enable_grad():
-                torch.manual_seed(seed_of(seed, "dropout", 1))
+                torch.default_generator.manual_seed(seed_of(seed, "dropout", 1))
                 model.zero_grad()
                 loss = self.task.loss(model, batch_of(self.task, seed, 1))
                 loss.backward()
@@ -195,7 +170,12 @@ class Stack:
         self.model.eval()
         count = len(self.task.valid)
         totals = [0.0] * len(self.seeds)
-        metric = vmap(lambda params, fixed, batch: _at(self._metric, params, fixed, batch), in_dims=(0, 0, None))
+
+        def value(params: Params, fixed: Params, batch: Batch) -> Tensor:
+            with Operations([]):
+                return _at(self._metric, params, fixed, batch)
+
+        metric = vmap(value, in_dims=(0, 0, None))
         try:
             with torch.no_grad():
                 for indices in torch.split(torch.arange(count), 2 * self.task.batch_size):

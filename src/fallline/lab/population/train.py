@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -132,8 +131,13 @@ class _Population:
 
     def _sound(self, gradients: Mapping[str, Tensor], alive: Sequence[int]) -> list[int]:
         """The rows to step: those in which every gradient and its square are finite."""
-        largest = torch.stack([torch.linalg.vector_norm(g.flatten(1), math.inf, 1) for g in gradients.values()])
-        fine = (largest <= limit(largest.dtype)).all(0).tolist()
+        rows = [g.flatten(1) for g in gradients.values()]
+        squares = torch.stack([torch.bmm(g.unsqueeze(1), g.unsqueeze(2)).flatten() for g in rows])
+        # A sum of squares is finite only if every square is; one that is not may still have overflowed by itself.
+        fine = [
+            ok or all(bool((g[i].abs() <= limit(g.dtype)).all()) for g in rows)
+            for i, ok in enumerate(squares.isfinite().all(0).tolist())
+        ]
         for i in alive:
             run = self.rows[i]
             self.refused[run] = 0 if fine[i] else self.refused[run] + 1
