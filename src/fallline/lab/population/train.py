@@ -45,6 +45,15 @@ def train_population(task: Task, specs: Sequence[RunSpec], room: int | None = RO
 
     Raises Alone, with the reason in a few words, for what must or should be trained run by run (``train``).
     """
+    try:
+        return _trained(task, specs, room)
+    except Alone:
+        raise
+    except Exception as error:  # of the task's code, which ``train`` shows in full, or of what vmap cannot take
+        raise Alone(f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:200]}") from error
+
+
+def _trained(task: Task, specs: Sequence[RunSpec], room: int | None) -> list[dict[str, Any]]:
     chains = [chain_of(task, spec) for spec in specs]
     _check(specs, chains)
     found = survey(task, specs[0].seed)
