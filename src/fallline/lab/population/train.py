@@ -106,7 +106,7 @@ class _Population:
                 if not self._step(t):
                     break
         shared = (time.process_time() - self.began) / len(self.specs)
-        held = self.state.bytes_per_parameter
+        held = self.state.bytes_of_a_run / sum(p.numel() for p in self.stack.model.parameters())
         return [
             {
                 **record.result(),

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from fallline.core.bundle import Plan, Table, plan
 from fallline.core.execute import BUNDLE_FROM, usable
@@ -101,10 +102,9 @@ class State:
         return cls(params, slots, [Hypers(chain, horizon) for chain in chains], [0] * len(chains))
 
     @property
-    def bytes_per_parameter(self) -> float:
-        """State of one run for each of its parameters."""
-        held = sum(x[0].numel() * x.element_size() for slots in self.slots.values() for x in slots.values())
-        return held / sum(x[0].numel() for x in self.params.values())
+    def bytes_of_a_run(self) -> int:
+        """State of one run."""
+        return sum(x[0].numel() * x.element_size() for slots in self.slots.values() for x in slots.values())
 
     def keep(self, rows: Tensor) -> None:
         """Only these runs; the parameters are replaced by who holds them."""
@@ -287,6 +287,15 @@ def _plan_of(update: Update) -> Plan | None:
     return plan(update.chain, dict(kinds.pop())) if len(kinds) == 1 and usable("cpu") else None
 
 
+class _Lerp(TorchFunctionMode):
+    """Weights of ``lerp`` in the dtype of what they weigh: under vmap a number has no dtype that gives way."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (Tensor.lerp, torch.lerp) and len(args) == 3 and isinstance(args[2], Tensor):
+            args = (*args[:2], args[2].to(args[0].dtype))
+        return func(*args, **(kwargs or {}))
+
+
 def _with(segment: Segment, values: Sequence[Tensor]) -> Segment:
     """The segment with these hyperparameters."""
     left = iter(values)
@@ -296,7 +305,8 @@ def _with(segment: Segment, values: Sequence[Tensor]) -> Segment:
 
 def _advanced(segment: Segment, arrays: dict[str, Tensor], numbers: dict[str, Tensor], hypers: Sequence[Tensor]) -> dict[str, Tensor]:
     def one(arrays: dict[str, Tensor], numbers: dict[str, Tensor], hypers: list[Tensor]) -> dict[str, Tensor]:
-        return advance(_with(segment, hypers), arrays, numbers)
+        with _Lerp():
+            return advance(_with(segment, hypers), arrays, numbers)
 
     return torch.vmap(one)(arrays, numbers, list(hypers))
 
@@ -304,7 +314,8 @@ def _advanced(segment: Segment, arrays: dict[str, Tensor], numbers: dict[str, Te
 def _measured(segment: Segment, arrays: dict[str, Tensor], numbers: dict[str, Tensor], hypers: Sequence[Tensor]) -> Tensor:
     def one(arrays: dict[str, Tensor], numbers: dict[str, Tensor], hypers: list[Tensor]) -> Tensor:
         first = Segment(segment.named[:1], segment.first, segment.last, segment.storage)
-        return measure(_with(first, hypers), arrays, numbers, False, False)
+        with _Lerp():
+            return measure(_with(first, hypers), arrays, numbers, False, False)
 
     return torch.vmap(one)(arrays, numbers, list(hypers))
 
