@@ -246,3 +246,25 @@ def step(
     command = ["fallline bench step", *(f"--{k} {v}" for k, v in given.items() if v is not None)]
     command += [f"--{k}" for k, v in flags.items() if v]
     return bench_step(plan, threads, json, memory, " ".join(command))
+
+
+@bench.command
+def population(
+    *, tasks: str | None = None, rounds: int = 5, threads: int = 2, cpu: Annotated[bool, Parameter(negative="")] = False
+) -> int:
+    """Time many runs that train together beside the same runs one after the other.
+
+    Parameters
+    ----------
+    tasks
+        Of digits-mlp, fashion-cnn and shakespeare-gpt, separated by commas. All of them by default.
+    rounds
+        Times that both are timed, in turn.
+    threads
+        Torch's threads for the runs together; one after the other they have one, as in a study.
+    cpu
+        Take the processor's time, which others on the machine disturb less; with one thread.
+    """
+    from fallline.cli.population import bench_population
+
+    return bench_population(tasks, rounds, threads, cpu)

@@ -28,7 +28,7 @@ from fallline.lab.population import Alone, train_population
 from fallline.lab.run import RunSpec, train
 from fallline.tasks import Task, load
 
-__all__ = ["RunFailed", "Workers"]
+__all__ = ["RunFailed", "Workers", "keep_memory"]
 
 _ATTEMPTS = 2
 
@@ -145,7 +145,7 @@ def _work(pipe: Connection, tasks: dict[str, Task | None], inherited: list[Conne
         connection.close()
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     torch.set_num_threads(1)
-    _keep_memory()
+    keep_memory()
     warnings.filterwarnings("ignore", message="No C[+][+] compiler")  # the study says so once
     while True:
         try:
@@ -174,7 +174,8 @@ def _trained(task: Task, group: tuple[RunSpec, ...]) -> tuple[str, Any]:
         return "alone", str(reason)
 
 
-def _keep_memory() -> None:
+def keep_memory() -> None:
+    """Have this process keep freed memory for its next use, where the C library can be told so."""
     try:
         libc = ctypes.CDLL(None)
         libc.mallopt(-3, 2**25)  # M_MMAP_THRESHOLD, the largest that glibc takes

@@ -43,7 +43,7 @@ class Operations(TorchFunctionMode):
 def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if input.dim() < 2 or weight.dim() != 2:
         return F.linear(input, weight, bias)
-    found: Tensor = _Linear.apply(input, weight, bias)  # type: ignore[no-untyped-call]
+    found: Tensor = _Linear.apply(input, weight, bias)
     return found
 
 
@@ -61,8 +61,9 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def vmap(info: Any, in_dims: Any, input: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, int]:
         x, w, b = (_rows(a, dim, info.batch_size) for a, dim in zip((input, weight, bias), in_dims, strict=True))
-        assert x is not None and w is not None
-        found: Tensor = _Products.apply(x.flatten(1, -2), w, b)  # type: ignore[no-untyped-call]
+        assert x is not None
+        assert w is not None
+        found: Tensor = _Products.apply(x.flatten(1, -2), w, b)
         return found.view(*x.shape[:-1], -1), 0
 
 

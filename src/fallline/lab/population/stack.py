@@ -143,11 +143,18 @@ class Stack:
                 model.zero_grad()
                 loss = self.task.loss(model, batch_of(self.task, seed, 1))
                 loss.backward()
-            alone = [p.grad if p.grad is not None else torch.zeros_like(p) for n, p in model.named_parameters() if n in self.params]
+            alone = [
+                p.grad if p.grad is not None else torch.zeros_like(p)
+                for n, p in model.named_parameters()
+                if n in self.params
+            ]
             ours = torch.cat([gradients[n][row].flatten() for n in self.params] + [losses[row].reshape(1)])
             theirs = torch.cat([*(g.flatten() for g in alone), loss.detach().reshape(1)])
             finite = ours.isfinite()
-            apart = torch.where(finite, ours - theirs, 0.0).norm() > AGREE[ours.dtype] * torch.where(finite, theirs, 0.0).norm()
+            apart = (
+                torch.where(finite, ours - theirs, 0.0).norm()
+                > AGREE[ours.dtype] * torch.where(finite, theirs, 0.0).norm()
+            )
             if not torch.equal(finite, theirs.isfinite()) or bool(apart):
                 raise Alone("the model by itself has other gradients than among others")
         self._witnesses = {}

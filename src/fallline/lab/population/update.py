@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from fallline.core.bundle import Plan, Table, plan
-from fallline.core.execute import BUNDLE_FROM, usable
-from fallline.core.kernel import Segment, advance, hypers_of, measure, segments
+from fallline.core.execute import BUNDLE_FROM
+from fallline.core.kernel import Segment, advance, hypers_of, measure, segments, usable
 from fallline.core.schedule import Schedule
 from fallline.core.storage import Storage
 from fallline.core.transform import Chain, hyper_fields, named_steps, static_fields
@@ -186,7 +186,9 @@ class Native(Update):
                 if finder is not None:
                     found = finder(table, numbers, parts[k][: self.firsts[k]])
                     found = torch.tensor(found, dtype=self._dtype).tolist()  # as the optimizer hands it on
-                    numbers |= {"total": found[0]} if finder.loops.single else {f"total_{i}": x for i, x in enumerate(found)}
+                    numbers |= (
+                        {"total": found[0]} if finder.loops.single else {f"total_{i}": x for i, x in enumerate(found)}
+                    )
                 if mover is not None and segment.named:
                     mover(table, numbers, parts[k])
 
@@ -199,11 +201,15 @@ class Vectorised(Update):
             for key, value in out.items():
                 (self.state.params[name] if key == "p" else self.state.slots[name][key]).copy_(value)
 
-    def found(self, gradients: Mapping[str, Tensor], losses: Tensor, rows: Sequence[int]) -> dict[str, dict[str, Tensor]]:
+    def found(
+        self, gradients: Mapping[str, Tensor], losses: Tensor, rows: Sequence[int]
+    ) -> dict[str, dict[str, Tensor]]:
         """What a step writes, by parameter."""
         state = self.state
         t = torch.tensor([max(1, x) for x in state.taken], dtype=torch.float64)
-        values = torch.tensor([h.at(max(1, x)) for h, x in zip(state.hypers, state.taken, strict=True)], dtype=torch.float64)
+        values = torch.tensor(
+            [h.at(max(1, x)) for h, x in zip(state.hypers, state.taken, strict=True)], dtype=torch.float64
+        )
         ok = torch.zeros(len(state.taken), dtype=torch.bool)
         ok[list(rows)] = True
         numbers = {"t": t, "loss": losses, "ok": ok}
@@ -212,9 +218,13 @@ class Vectorised(Update):
         out: dict[str, dict[str, Tensor]] = {n: {} for n in held}
         for k, segment in enumerate(self.chain):
             if self.needs_total(k):
-                terms = [_measured(segment, segment.touched(a), numbers, parts[k][: self.firsts[k]]) for a in held.values()]
+                terms = [
+                    _measured(segment, segment.touched(a), numbers, parts[k][: self.firsts[k]]) for a in held.values()
+                ]
                 total = torch.stack(terms).sum(0)
-                numbers |= {"total": total} if total.dim() == 1 else {f"total_{i}": x for i, x in enumerate(total.unbind(1))}
+                numbers |= (
+                    {"total": total} if total.dim() == 1 else {f"total_{i}": x for i, x in enumerate(total.unbind(1))}
+                )
             if not segment.named:
                 continue
             for name, arrays in held.items():
@@ -246,7 +256,9 @@ class Single(Update):
         for k, segment in enumerate(segments(state.hypers[row].chain(t).steps, Storage())):
             if self.needs_total(k):
                 total = torch.stack([measure(segment, a, numbers, False, False) for a in held.values()]).sum(0)
-                numbers |= {"total": total} if total.dim() == 0 else {f"total_{i}": x for i, x in enumerate(total.unbind())}
+                numbers |= (
+                    {"total": total} if total.dim() == 0 else {f"total_{i}": x for i, x in enumerate(total.unbind())}
+                )
             if not segment.named:
                 continue
             for name, arrays in held.items():
@@ -282,7 +294,11 @@ def _plan_of(update: Update) -> Plan | None:
         slots = {k: x[0] for k, x in state.slots[name].items()}
         if any(x.dim() > 0 and x.shape != stack.shape[1:] for x in slots.values()):
             return None
-        found = {"p": (stack.dtype, False), "g": (stack.dtype, False), **{k: (x.dtype, x.dim() == 0) for k, x in slots.items()}}
+        found = {
+            "p": (stack.dtype, False),
+            "g": (stack.dtype, False),
+            **{k: (x.dtype, x.dim() == 0) for k, x in slots.items()},
+        }
         kinds.add(tuple(sorted(found.items(), key=str)))
     return plan(update.chain, dict(kinds.pop())) if len(kinds) == 1 and usable("cpu") else None
 
@@ -303,7 +319,9 @@ def _with(segment: Segment, values: Sequence[Tensor]) -> Segment:
     return Segment(named, segment.first, segment.last, segment.storage)
 
 
-def _advanced(segment: Segment, arrays: dict[str, Tensor], numbers: dict[str, Tensor], hypers: Sequence[Tensor]) -> dict[str, Tensor]:
+def _advanced(
+    segment: Segment, arrays: dict[str, Tensor], numbers: dict[str, Tensor], hypers: Sequence[Tensor]
+) -> dict[str, Tensor]:
     def one(arrays: dict[str, Tensor], numbers: dict[str, Tensor], hypers: list[Tensor]) -> dict[str, Tensor]:
         with _Lerp():
             return advance(_with(segment, hypers), arrays, numbers)
@@ -311,7 +329,9 @@ def _advanced(segment: Segment, arrays: dict[str, Tensor], numbers: dict[str, Te
     return torch.vmap(one)(arrays, numbers, list(hypers))
 
 
-def _measured(segment: Segment, arrays: dict[str, Tensor], numbers: dict[str, Tensor], hypers: Sequence[Tensor]) -> Tensor:
+def _measured(
+    segment: Segment, arrays: dict[str, Tensor], numbers: dict[str, Tensor], hypers: Sequence[Tensor]
+) -> Tensor:
     def one(arrays: dict[str, Tensor], numbers: dict[str, Tensor], hypers: list[Tensor]) -> Tensor:
         first = Segment(segment.named[:1], segment.first, segment.last, segment.storage)
         with _Lerp():
@@ -324,4 +344,6 @@ def _close(x: Tensor, y: Tensor) -> bool:
     if not x.is_floating_point():
         return torch.equal(x, y)
     tolerance = 1e-4 if x.dtype is torch.float32 else 1e-9
-    return torch.allclose(x, y, rtol=tolerance, atol=tolerance * float(y.abs().max()) if y.numel() else 0.0, equal_nan=True)
+    return torch.allclose(
+        x, y, rtol=tolerance, atol=tolerance * float(y.abs().max()) if y.numel() else 0.0, equal_nan=True
+    )
