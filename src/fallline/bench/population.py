@@ -1,20 +1,25 @@
-"""How much faster many runs train together than one after the other: ``train_population`` beside ``train``, in turns.
+"""How much faster many runs are as a study trains them, together where that pays, than one after the other, in turns.
 
-Runs one after the other have one thread, as in a study; the population has as many as are asked for. Everything counts: models,
-checks, batches, updates, evaluation. Of the runs one after the other only some are timed, which are all alike.
+Runs one after the other have one thread. Together they have one or more worker processes with a thread each, as in a study.
+Everything counts: models, checks, batches, updates, evaluation. Of the runs one after the other only some are timed, which are
+all alike.
 """
 
 from __future__ import annotations
 
 import statistics
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 import torch
 
 from fallline.core.errors import InvalidValueError, unknown
 from fallline.lab import RunSpec, train, train_population
+from fallline.lab.study import POPULATION
+from fallline.lab.workers import Workers
 from fallline.tasks import Task, load
 
 __all__ = ["CASES", "Case", "Speedup", "chosen_cases", "measure_population"]
@@ -34,7 +39,6 @@ class Case:
     steps: int
     sample: int  # runs that are timed one after the other
     target: float
-    together: bool = False  # as one population, whatever its size
 
     @property
     def specs(self) -> list[RunSpec]:
@@ -51,8 +55,8 @@ CASES = {
     case.task: case
     for case in (
         Case("digits-mlp", 8, 8, 90, 2, 6.0),
-        Case("fashion-cnn", 2, 2, 4, 1, 1.5, together=True),
-        Case("shakespeare-gpt", 2, 2, 4, 1, 2.0, together=True),
+        Case("fashion-cnn", 2, 2, 4, 1, 1.5),
+        Case("shakespeare-gpt", 2, 2, 4, 1, 2.0),
     )
 }
 
@@ -62,9 +66,9 @@ class Speedup:
     """What was measured: seconds of a step of a run, one after the other and together, in every round."""
 
     case: Case
-    threads: int
     alone: tuple[float, ...]
     together: tuple[float, ...]
+    reason: str  # why the runs did not share a population, if so
 
     @property
     def ratios(self) -> list[float]:
@@ -92,40 +96,46 @@ def chosen_cases(names: str | None) -> list[Case]:
 
 
 def measure_population(
-    case: Case, rounds: int, threads: int, cpu: bool = False, say: Callable[[str], None] = lambda text: None
+    case: Case, rounds: int, workers: int, cpu: bool = False, say: Callable[[str], None] = lambda text: None
 ) -> Speedup:
-    """Time both in turns: wall-clock time, or with ``cpu`` the processor's, which others on the machine disturb less."""
-    if rounds < 1 or threads < 1:
+    """Time both in turns: wall-clock time with worker processes, or with ``cpu`` the time of this process's processor, in which the
+    runs then train together; others on the machine disturb it less."""
+    if rounds < 1 or workers < 1:
         raise InvalidValueError(
-            f"The benchmark got rounds={rounds} and threads={threads}. Expected at least 1 of each. Write --rounds 5 --threads 2."
+            f"The benchmark got rounds={rounds} and workers={workers}. Expected at least 1 of each. Write --rounds 5 --workers 2."
         )
     task = _shortened(load(case.task), case.steps)
     specs, clock = case.specs, time.process_time if cpu else time.perf_counter
-    before = torch.get_num_threads()
     alone: list[float] = []
     together: list[float] = []
-
-    def one_by_one(some: Sequence[RunSpec]) -> None:
+    before = torch.get_num_threads()
+    with ExitStack() as stack:
+        stack.callback(torch.set_num_threads, before)
         torch.set_num_threads(1)
-        for spec in some:
-            train(task, spec)
+        pool = None if cpu else stack.enter_context(Workers({case.task: task}, workers))
 
-    def at_once(some: Sequence[RunSpec]) -> None:
-        torch.set_num_threads(threads)
-        train_population(task, some, **({"room": None} if case.together else {}))
+        def at_once(some: Sequence[RunSpec]) -> None:
+            if pool is None:
+                train_population(task, some)
+                return
+            pool.submit([some[i : i + POPULATION] for i in range(0, len(some), POPULATION)])
+            deque(pool, maxlen=0)
 
-    try:
+        def one_by_one(some: Sequence[RunSpec]) -> None:
+            for spec in some:
+                train(task, spec)
+
         one_by_one(specs[:1])  # imports and compiles
         at_once([replace(spec, steps=2) for spec in specs])
         for k in range(rounds):
             say(f"{case.task}, round {k + 1} of {rounds}")
-            for action, some, times in ((one_by_one, specs[: case.sample], alone), (at_once, specs, together)):
+            actions = ((one_by_one, specs[: case.sample], alone), (at_once, specs, together))
+            for action, some, times in actions:
                 began = clock()
                 action(some)
                 times.append((clock() - began) / len(some) / case.steps)
-    finally:
-        torch.set_num_threads(before)
-    return Speedup(case, threads, tuple(alone), tuple(together))
+        reason = "" if pool is None else pool.alone.get((case.task, specs[0].method), "")
+    return Speedup(case, tuple(alone), tuple(together), reason)
 
 
 def _shortened(task: Task, steps: int) -> Task:

@@ -250,9 +250,9 @@ def step(
 
 @bench.command
 def population(
-    *, tasks: str | None = None, rounds: int = 5, threads: int = 2, cpu: Annotated[bool, Parameter(negative="")] = False
+    *, tasks: str | None = None, rounds: int = 5, workers: int = 2, cpu: Annotated[bool, Parameter(negative="")] = False
 ) -> int:
-    """Time many runs that train together beside the same runs one after the other.
+    """Time many runs as a study trains them, together where that pays, beside the same runs one after the other.
 
     Parameters
     ----------
@@ -260,11 +260,11 @@ def population(
         Of digits-mlp, fashion-cnn and shakespeare-gpt, separated by commas. All of them by default.
     rounds
         Times that both are timed, in turn.
-    threads
-        Torch's threads for the runs together; one after the other they have one, as in a study.
+    workers
+        Processes that train together at the same time, one thread each.
     cpu
-        Take the processor's time, which others on the machine disturb less; with one thread.
+        Train together in this process alone, and take its processor's time, which others on the machine disturb less.
     """
     from fallline.cli.population import bench_population
 
-    return bench_population(tasks, rounds, threads, cpu)
+    return bench_population(tasks, rounds, workers, cpu)

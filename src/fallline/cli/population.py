@@ -10,30 +10,26 @@ from rich.text import Text
 
 from fallline.bench.population import chosen_cases, measure_population
 from fallline.cli.catalogue import console
-from fallline.core.errors import InvalidValueError
 from fallline.lab.environment import load_average
 from fallline.lab.workers import keep_memory
 
 __all__ = ["bench_population"]
 
 
-def bench_population(tasks: str | None, rounds: int, threads: int, cpu: bool) -> int:
+def bench_population(tasks: str | None, rounds: int, workers: int, cpu: bool) -> int:
     """Measure and print; exit code 0 also where a target is missed."""
-    if cpu and threads != 1:
-        raise InvalidValueError(
-            f"--cpu got --threads {threads}. Expected one thread: the processor's time counts all of them. Add --threads 1."
-        )
     cases = chosen_cases(tasks)
     keep_memory()
     out = console()
-    out.print(
-        f"load {load_average()}, {'processor' if cpu else 'wall-clock'} time; one after the other on one thread, together on {threads}"
-    )
+    how = "processor time, together in one process" if cpu else f"wall-clock time, together in {workers} processes"
+    out.print(f"load {load_average()}; {how}, one after the other in one; a thread each")
+    reasons = []
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in ("task", "runs", "alone, ms a step", "together, ms a step", "times as fast", "25-75 %", "target"):
         table.add_column(name, justify="left" if name == "task" else "right")
     for case in cases:
-        found = measure_population(case, rounds, threads, cpu)
+        found = measure_population(case, rounds, workers, cpu)
+        reasons += [f"{case.task}: one by one in every process, since {found.reason}"] if found.reason else []
         low, high = _quartiles(found.ratios)
         table.add_row(
             case.task,
@@ -46,6 +42,8 @@ def bench_population(tasks: str | None, rounds: int, threads: int, cpu: bool) ->
         )
     out.print(table)
     out.print("ms a step: of one run, everything counted. Medians of rounds in which both were timed in turn.")
+    for reason in reasons:
+        out.print(reason)
     return 0
 
 
