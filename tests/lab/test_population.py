@@ -12,7 +12,8 @@ from fallline import METHODS
 from fallline.core.kernel import hypers_of
 from fallline.core.transform import named_steps
 from fallline.lab import Alone, RunSpec, make_spec, run_study, train, train_population
-from fallline.lab.population.update import Hypers, Native, Single, Vectorised, make_update
+from fallline.lab.population.state import Hypers
+from fallline.lab.population.update import Native, Single, Vectorised, make_update
 from fallline.lab.run import chain_of, schedule
 from fallline.lab.store import Store
 from fallline.tasks import Metric, Tensors

@@ -13,7 +13,8 @@ from fallline.core.guard import limit
 from fallline.core.optimizer import Optimizer
 from fallline.core.transform import Chain
 from fallline.lab.population.stack import Alone, Stack, Survey, made, survey
-from fallline.lab.population.update import State, Update, make_update, structure
+from fallline.lab.population.state import State, structure
+from fallline.lab.population.update import Update, make_update
 from fallline.lab.run import RunSpec, _Record, _Spent, _step, chain_of
 from fallline.tasks import Task
 
