@@ -96,3 +96,13 @@ def suicidal():
         return mse(model, batch)
 
     return make_task(name="suicidal", loss=loss)
+
+
+def branching():
+    """A loss that looks at its value, which vmap cannot."""
+
+    def loss(model, batch):
+        found = mse(model, batch)
+        return found if found > 0.1 else 2 * found
+
+    return make_task(name="branching", loss=loss)

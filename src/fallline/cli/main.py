@@ -371,3 +371,25 @@ def curvature(
 
     command = f"fallline bench curvature --examples {examples} --threads {threads}{' --quick' if quick else ''}"
     return bench_curvature(examples, quick, threads, json, command)
+
+
+@bench.command
+def population(
+    *, tasks: str | None = None, rounds: int = 5, workers: int = 2, cpu: Annotated[bool, Parameter(negative="")] = False
+) -> int:
+    """Time many runs as a study trains them, together where that pays, beside the same runs one after the other.
+
+    Parameters
+    ----------
+    tasks
+        Of digits-mlp, fashion-cnn and shakespeare-gpt, separated by commas. All of them by default.
+    rounds
+        Times that both are timed, in turn.
+    workers
+        Processes that train together at the same time, one thread each.
+    cpu
+        Train together in this process alone, and take its processor's time, which others on the machine disturb less.
+    """
+    from fallline.cli.population import bench_population
+
+    return bench_population(tasks, rounds, workers, cpu)

@@ -48,6 +48,9 @@ class Progress:
     def __call__(self, event: Event) -> None:
         if event.kind == "dropped":
             self._out.print(f"          every trial of {event.method} on {event.task} diverged")
+        if event.kind == "alone":
+            self._out.print(f"          runs of {event.method} on {event.task} train one by one: {event.status}")
+            return
         phase = "tuning" if event.purpose == "tune" else "fresh seeds"
         text = f"{phase}, {event.task}" if event.task else "starting"
         if self._bar is not None and self._row is not None:

@@ -19,7 +19,7 @@ from fallline.core.sharding import agreed
 from fallline.core.storage import compute_dtype
 from fallline.core.units import Unit
 
-__all__ = ["POLICIES", "Guard", "Policy"]
+__all__ = ["POLICIES", "Guard", "Policy", "limit"]
 
 Policy = Literal["skip", "raise", "zero"]
 POLICIES: tuple[str, ...] = get_args(Policy)
@@ -102,7 +102,7 @@ def _flag(unit: Unit | Bundle) -> Tensor:
 
 
 def _is_sound(unit: Unit | Bundle) -> bool:
-    return unit.sound(_limit(unit.p.dtype)) if isinstance(unit, Bundle) else not _offending(unit.gradients())
+    return unit.sound(limit(unit.p.dtype)) if isinstance(unit, Bundle) else not _offending(unit.gradients())
 
 
 def _offending(g: Tensor) -> bool:
@@ -115,12 +115,13 @@ def _offending(g: Tensor) -> bool:
 
 def _sound(g: Tensor) -> Tensor:
     """Entry by entry, whether the gradient and its square are finite in compute precision."""
-    return g.abs() <= _limit(g.dtype)
+    return g.abs() <= limit(g.dtype)
 
 
-def _limit(dtype: torch.dtype) -> float:
-    limit = math.sqrt(torch.finfo(compute_dtype(dtype)).max)
-    return min(limit, torch.finfo(dtype).max)  # as a float16 the limit would be infinite
+def limit(dtype: torch.dtype) -> float:
+    """The size up to which an entry of a gradient is accepted: its square must be finite in compute precision."""
+    root = math.sqrt(torch.finfo(compute_dtype(dtype)).max)
+    return min(root, torch.finfo(dtype).max)  # as a float16 the root would be infinite
 
 
 def _cleaned(g: Tensor) -> Tensor:

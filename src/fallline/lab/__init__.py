@@ -7,6 +7,7 @@ results = run_study(make_spec(["digits-mlp"], ["lion"]), Path("out"))
 
 from fallline.lab.claims import run_claims
 from fallline.lab.design import BUDGETS
+from fallline.lab.population import Alone, train_population
 from fallline.lab.run import RunSpec, train
 from fallline.lab.study import BASELINES, Event, Interrupted, StudySpec, load_study, make_spec, run_study
 from fallline.lab.summary import write_results
@@ -14,6 +15,7 @@ from fallline.lab.summary import write_results
 __all__ = [
     "BASELINES",
     "BUDGETS",
+    "Alone",
     "Event",
     "Interrupted",
     "RunSpec",
@@ -23,5 +25,6 @@ __all__ = [
     "run_claims",
     "run_study",
     "train",
+    "train_population",
     "write_results",
 ]

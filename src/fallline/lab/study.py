@@ -33,6 +33,10 @@ __all__ = ["BASELINES", "Event", "Interrupted", "StudySpec", "expand", "load_stu
 BASELINES = ("adamw", "nesterov")
 """Tuned like all others and always part of a study, so that no method is compared with an untuned baseline."""
 
+POPULATION = 16
+"""Runs that are handed to a worker together, at most. They are cut from the plan, not from what is missing: rounding may depend on
+the company in which a run trains, and an interrupted study must give the numbers of an undisturbed one."""
+
 _HIGHER_ORDER = frozenset({"curvature", "second_order"})
 """Families whose methods take second derivatives."""
 
@@ -177,7 +181,8 @@ def _check_range(method: str, name: str, text: str, num_tuned: int) -> None:
 
 @dataclass(frozen=True)
 class Event:
-    """News for a progress display. ``kind``: planned, finished, dropped (a method whose every trial diverged)."""
+    """News for a progress display. ``kind``: planned, finished, dropped (a method whose every trial diverged), alone (the runs of a
+    method train one by one; ``status`` says why)."""
 
     kind: str
     planned: int
@@ -253,6 +258,8 @@ class _Execution:
         self.planned, self.done = self.spec.num_runs, 0
         self.missing: dict[tuple[str, str], int] = {}
         self.repeated = 0
+        self.there: set[str] = set()
+        self.told: set[tuple[str, str]] = set()
         self._tell(Event("planned", self.planned, 0))
         for name, task in self.tasks.items():
             for method in self.spec.methods:
@@ -260,13 +267,18 @@ class _Execution:
                 self.missing[name, method] = len(trials)
                 self._plan(trials)
         for run, record in self.workers:
+            self._tell_alone()
+            if run.id in self.there:  # of a population that was interrupted half-way into the store
+                continue
             self.store.record(run.id, asdict(run), record)
             self.results[run.id] = record
             self._finished(run, record)
 
     def _plan(self, runs: Sequence[RunSpec]) -> None:
         there = [run for run in runs if run.id in self.results]
-        self.workers.submit([run for run in runs if run.id not in self.results])
+        self.there.update(run.id for run in there)
+        groups = [runs[i : i + POPULATION] for i in range(0, len(runs), POPULATION)]
+        self.workers.submit([group for group in groups if any(run.id not in self.results for run in group)])
         self.repeated += len(there)
         for run in there:
             self._finished(run, self.results[run.id])
@@ -288,6 +300,12 @@ class _Execution:
                 self._tell(Event("dropped", self.planned, self.done, self.repeated, run.task, run.method))
             else:
                 self._plan(self.spec.confirmations(run.task, task, run.method, dict(best.hypers)))
+
+    def _tell_alone(self) -> None:
+        for (task, method), reason in self.workers.alone.items():
+            if (task, method) not in self.told:
+                self.told.add((task, method))
+                self._tell(Event("alone", self.planned, self.done, self.repeated, task, method, status=reason))
 
     def _tell(self, event: Event) -> None:
         self.progress(Event(**{**asdict(event), "seconds": time.monotonic() - self.began}))
