@@ -403,7 +403,7 @@ class Optimizer(torch.optim.Optimizer):
                 lines += [f"  {line}" for line in described(parted, held.parts)]
                 lines += [f"  {line}" for line in explained(self._chains[i].steps)]
                 shapes = [tuple(p.shape) for p in learning]
-                lines += [f"  {line}" for step in self.current_steps(i) for line in step.explain(shapes)]
+                lines += [f"  {line}" for step in self.current_chain(i).steps for line in step.explain(shapes)]
             frozen = len(group["params"]) - len(learning)
             lines += [f"  frozen    {frozen} tensors"] * bool(frozen)
         return "\n".join(lines)

@@ -15,7 +15,7 @@ from fallline.core.transform import Chain
 from fallline.lab.population.stack import Alone, Stack, Survey, made, survey
 from fallline.lab.population.state import State, structure
 from fallline.lab.population.update import Update, make_update
-from fallline.lab.run import RunSpec, _Record, _Spent, _step, chain_of
+from fallline.lab.run import RunSpec, Spent, _Record, chain_of, step_on
 from fallline.tasks import Task
 
 __all__ = ["ROOM", "chunks", "train_population"]
@@ -128,7 +128,7 @@ class _Population:
         self._move(losses, gradients, self._sound(gradients, alive))
         values = losses.tolist()
         for i in alive:
-            spent = _Spent(values[i], [], 1, self.task.batch_size, self.step_seconds, self.optimizer_seconds)
+            spent = Spent(values[i], [], 1, self.task.batch_size, self.step_seconds, self.optimizer_seconds)
             self.records[self.rows[i]].alive(t, spent)
         alive = [i for i in alive if self.records[self.rows[i]].diverged_at is None]
         if alive and t in self.records[0].grid:
@@ -180,6 +180,6 @@ def _times(task: Task, spec: RunSpec, chain: Chain) -> tuple[float, float]:
     optimizer = Optimizer(model, chain, seed=spec.seed)
     optimizer.prepare()
     with torch.random.fork_rng(devices=[]):
-        spent = [_step(task, model, optimizer, spec.seed, t) for t in range(1, min(TIMED, spec.steps) + 1)]
+        spent = [step_on(task, model, optimizer, spec.seed, t) for t in range(1, min(TIMED, spec.steps) + 1)]
     middle = len(spent) // 2
     return sorted(s.seconds for s in spent)[middle], sorted(s.optimizer_seconds for s in spent)[middle]
