@@ -79,6 +79,25 @@ def test_gradients_are_those_of_the_loss_by_finite_differences(name):
     assert (up - down) / 2e-5 == pytest.approx(float(obj.base.dot(g, way)), rel=1e-6)
 
 
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_what_is_not_finite_reaches_the_optimizer(bad):
+    oracle = cross_entropy(net().eval())
+    (x, y), worst = data(), obj.superquantile(12, 0.5)
+    x[0, 0] = bad
+    objectives = [
+        *(obj.by_class(oracle, 3, rule) for rule in (obj.pcgrad, obj.config, obj.imtl, obj.normalised)),
+        obj.sam(oracle),
+        obj.gsam(oracle),
+        obj.bloop(oracle, oracle),
+        *(obj.reduced(oracle, f) for f in (lambda l: obj.term(l, -1.0), lambda l: obj.chi_square_dro(l, 0.1))),
+        *(obj.reduced(oracle, f) for f in (lambda l: obj.kl_dro(l, 0.1), lambda l: obj.cvar(l, 0.5))),
+        *(obj.reduced(oracle, lambda l, nu=nu: obj.spectral(l, worst, nu)) for nu in (0.0, 0.1)),
+    ]
+    for i, objective in enumerate(objectives):
+        found = flat(objective.value_and_grad(oracle.params, (x, y))[1])
+        assert not bool(found.isfinite().all()), i
+
+
 def test_classes_that_a_batch_lacks_are_left_out():
     oracle = cross_entropy(net().eval())
     x, y = data()

@@ -40,8 +40,10 @@ class Several(Objective):
 
     def value_and_grad(self, params: Params, batch: Batch, *, statistics: bool = False) -> tuple[Tensor, Gradients]:
         values, rows = self.rows(params, batch, statistics)
-        present = rows[rows.abs().amax(1) > 0]
-        found = self.rule(present) if len(present) else torch.zeros_like(rows[0])
+        present = rows[rows.abs().amax(1) != 0]
+        if len(present) == 0 or not bool(present.isfinite().all()):  # the optimizer is to see what is not finite
+            return values.sum(), unflatten(rows.sum(0), params)
+        found = self.rule(present)
         return values.sum(), unflatten(found, params)
 
     def rows(self, params: Params, batch: Batch, statistics: bool = False) -> tuple[Tensor, Tensor]:

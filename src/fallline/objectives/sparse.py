@@ -103,7 +103,7 @@ def chosen_rise_most(lab):
     objective = esam(oracle, 0.3, beta=1.0, gamma=0.5)
     g = oracle.value_and_grad(oracle.params, batch)[1]
     near = moved(oracle.params, sam(oracle).step(oracle.params, g), 0.3)
-    rise = oracle.losses(near, batch) - oracle.losses(oracle.params, batch)
+    rise = (oracle.losses(near, batch) - oracle.losses(oracle.params, batch)).detach()
     part = objective.rising(oracle.params, near, batch, RandomState(oracle.params.values()))
-    of_part = oracle.losses(near, part) - oracle.losses(oracle.params, part)
+    of_part = (oracle.losses(near, part) - oracle.losses(oracle.params, part)).detach()
     yield lab.equal(of_part.sum(), torch.combinations(rise, 3).sum(1).max())
