@@ -219,6 +219,25 @@ class AdaGradNorm(DropIn):
         seed: int = ...,
     ) -> None: ...
 
+class AdaHessian(DropIn):
+    def __init__(
+        self,
+        params: Any,
+        lr: Hyper = ...,
+        betas: tuple[Hyper, Hyper] = ...,
+        eps: Hyper = ...,
+        weight_decay: Hyper = ...,
+        power: Hyper = ...,
+        *,
+        maximize: bool = ...,
+        fuse: Fuse = ...,
+        nonfinite: Policy = ...,
+        patience: int = ...,
+        state_format: str = ...,
+        rounding: Rounding = ...,
+        seed: int = ...,
+    ) -> None: ...
+
 class AdaMomentum(DropIn):
     def __init__(
         self,
@@ -925,6 +944,26 @@ class MARSLion(DropIn):
         seed: int = ...,
     ) -> None: ...
 
+class MARSShampoo(DropIn):
+    def __init__(
+        self,
+        params: Any,
+        lr: Hyper = ...,
+        b1: Hyper = ...,
+        weight_decay: Hyper = ...,
+        gamma: Hyper = ...,
+        exact: bool = ...,
+        scale: str = ...,
+        *,
+        maximize: bool = ...,
+        fuse: Fuse = ...,
+        nonfinite: Policy = ...,
+        patience: int = ...,
+        state_format: str = ...,
+        rounding: Rounding = ...,
+        seed: int = ...,
+    ) -> None: ...
+
 class MoMo(DropIn):
     def __init__(
         self,
@@ -952,6 +991,28 @@ class MoMoAdam(DropIn):
         eps: Hyper = ...,
         weight_decay: Hyper = ...,
         f_star: Hyper = ...,
+        *,
+        maximize: bool = ...,
+        fuse: Fuse = ...,
+        nonfinite: Policy = ...,
+        patience: int = ...,
+        state_format: str = ...,
+        rounding: Rounding = ...,
+        seed: int = ...,
+    ) -> None: ...
+
+class Muon(DropIn):
+    def __init__(
+        self,
+        params: Any,
+        lr: Hyper = ...,
+        momentum: Hyper = ...,
+        b2: Hyper = ...,
+        weight_decay: Hyper = ...,
+        scale: str = ...,
+        num_iterations: int = ...,
+        precision: str = ...,
+        vectors: str = ...,
         *,
         maximize: bool = ...,
         fuse: Fuse = ...,
@@ -1071,6 +1132,24 @@ class O2NC(DropIn):
         seed: int = ...,
     ) -> None: ...
 
+class OASIS(DropIn):
+    def __init__(
+        self,
+        params: Any,
+        lr: Hyper = ...,
+        b2: Hyper = ...,
+        alpha: Hyper = ...,
+        weight_decay: Hyper = ...,
+        *,
+        maximize: bool = ...,
+        fuse: Fuse = ...,
+        nonfinite: Policy = ...,
+        patience: int = ...,
+        state_format: str = ...,
+        rounding: Rounding = ...,
+        seed: int = ...,
+    ) -> None: ...
+
 class OptAMSGrad(DropIn):
     def __init__(
         self,
@@ -1095,6 +1174,28 @@ class OptimisticGradient(DropIn):
         params: Any,
         lr: Hyper = ...,
         optimism: Hyper = ...,
+        *,
+        maximize: bool = ...,
+        fuse: Fuse = ...,
+        nonfinite: Policy = ...,
+        patience: int = ...,
+        state_format: str = ...,
+        rounding: Rounding = ...,
+        seed: int = ...,
+    ) -> None: ...
+
+class PSGD(DropIn):
+    def __init__(
+        self,
+        params: Any,
+        lr: Hyper = ...,
+        b1: Hyper = ...,
+        rho: Hyper = ...,
+        eps: Hyper = ...,
+        weight_decay: Hyper = ...,
+        every: int = ...,
+        block: int = ...,
+        sides: str = ...,
         *,
         maximize: bool = ...,
         fuse: Fuse = ...,
@@ -1343,6 +1444,27 @@ class SMB(DropIn):
         seed: int = ...,
     ) -> None: ...
 
+class SOAP(DropIn):
+    def __init__(
+        self,
+        params: Any,
+        lr: Hyper = ...,
+        betas: tuple[Hyper, Hyper] = ...,
+        eps: Hyper = ...,
+        weight_decay: Hyper = ...,
+        every: int = ...,
+        block: int = ...,
+        sides: str = ...,
+        *,
+        maximize: bool = ...,
+        fuse: Fuse = ...,
+        nonfinite: Policy = ...,
+        patience: int = ...,
+        state_format: str = ...,
+        rounding: Rounding = ...,
+        seed: int = ...,
+    ) -> None: ...
+
 class SPIDER(DropIn):
     def __init__(
         self,
@@ -1501,6 +1623,28 @@ class ScheduleFreeSGD(DropIn):
         seed: int = ...,
     ) -> None: ...
 
+class Shampoo(DropIn):
+    def __init__(
+        self,
+        params: Any,
+        lr: Hyper = ...,
+        betas: tuple[Hyper, Hyper] = ...,
+        eps: Hyper = ...,
+        weight_decay: Hyper = ...,
+        graft: str = ...,
+        every: int = ...,
+        block: int = ...,
+        sides: str = ...,
+        *,
+        maximize: bool = ...,
+        fuse: Fuse = ...,
+        nonfinite: Policy = ...,
+        patience: int = ...,
+        state_format: str = ...,
+        rounding: Rounding = ...,
+        seed: int = ...,
+    ) -> None: ...
+
 class SignSGD(DropIn):
     def __init__(
         self,
@@ -1524,6 +1668,26 @@ class Signum(DropIn):
         lr: Hyper = ...,
         momentum: Hyper = ...,
         weight_decay: Hyper = ...,
+        *,
+        maximize: bool = ...,
+        fuse: Fuse = ...,
+        nonfinite: Policy = ...,
+        patience: int = ...,
+        state_format: str = ...,
+        rounding: Rounding = ...,
+        seed: int = ...,
+    ) -> None: ...
+
+class SophiaH(DropIn):
+    def __init__(
+        self,
+        params: Any,
+        lr: Hyper = ...,
+        betas: tuple[Hyper, Hyper] = ...,
+        eps: Hyper = ...,
+        weight_decay: Hyper = ...,
+        gamma: Hyper = ...,
+        every: int = ...,
         *,
         maximize: bool = ...,
         fuse: Fuse = ...,
