@@ -99,7 +99,7 @@ def mean_square(lab):
     where="arXiv:2410.24206",
 )
 def mean_loss_at_the_edge(lab):
-    start, lr, steps = descend(small_network, START, 0.3, 200), 2 / 2.1, 55  # the sharpness is 2.02 here, and rises
+    start, lr, steps = descend(small_network, START, 0.3, 200), 2 / 2.1, 70  # the sharpness is 2.02 here, and rises
     central = central_path(small_network, start, lr, steps, substeps=1)
     yield lab.close(central.sharpness[30:] * lr / 2, torch.ones(steps - 29), rtol=0.005)
     theta, losses, slope = start, [], gradient(small_network)
