@@ -89,6 +89,8 @@ def test_batch_normalisation_uses_the_batch():
     assert torch.equal(found.straight.losses, interpolate(oracle, (x, y), a, b, batch_statistics=True).losses)
     assert not torch.equal(found.straight.losses, interpolate(oracle, (x, y), a, b).losses)
     assert not model[1].running_mean.any()
+    whole = [{**p, **dict(model.named_buffers())} for p in (a, b)]
+    assert torch.equal(connect(oracle, (x, y), *whole, steps=2).path.losses, found.path.losses)
 
 
 def test_errors(oracle, batch):
