@@ -99,5 +99,7 @@ def test_errors(oracle, batch):
         interpolate(oracle, batch, a, a, num=2)
     with pytest.raises(InvalidValueError, match=r"connect\(\) got steps=0. Expected at least 1"):
         connect(oracle, batch, a, a, steps=0)
+    with pytest.raises(InvalidValueError, match=r"connect\(\) got points without '0.weight'. Expected all trainable"):
+        connect(oracle, batch, {"0.bias": a["0.bias"]}, {"0.bias": a["0.bias"]})
     with pytest.raises(InvalidValueError, match=r"Two points differ in '0.bias'"):
         connect(oracle, batch, a, {n: p for n, p in a.items() if n != "0.bias"})

@@ -84,6 +84,11 @@ def connect(
     if steps < 1:
         raise InvalidValueError(f"connect() got steps={steps}. Expected at least 1. Some hundred are common.")
     require_alike(start, end)
+    missing = [name for name in oracle.params if name not in start]
+    if missing:
+        raise InvalidValueError(
+            f"connect() got points without {missing[0]!r}. Expected all trainable parameters of the model. Take them by snapshot(oracle)."
+        )
     start, end = ({name: point[name].detach().clone() for name in oracle.params} for point in (start, end))
     loss = MeanLoss(oracle, data, batch_statistics=True)
     bend = {name: Parameter(p) for name, p in mix(start, end, 0.5).items()}
