@@ -89,6 +89,8 @@ def test_batch_normalisation_uses_the_batch():
     assert torch.equal(found.straight.losses, interpolate(oracle, (x, y), a, b, batch_statistics=True).losses)
     assert not torch.equal(found.straight.losses, interpolate(oracle, (x, y), a, b).losses)
     assert not model[1].running_mean.any()
+    whole = [{**p, **dict(model.named_buffers())} for p in (a, b)]
+    assert torch.equal(connect(oracle, (x, y), *whole, steps=2).path.losses, found.path.losses)
 
 
 def test_errors(oracle, batch):
@@ -97,5 +99,7 @@ def test_errors(oracle, batch):
         interpolate(oracle, batch, a, a, num=2)
     with pytest.raises(InvalidValueError, match=r"connect\(\) got steps=0. Expected at least 1"):
         connect(oracle, batch, a, a, steps=0)
+    with pytest.raises(InvalidValueError, match=r"connect\(\) got points without '0.weight'. Expected all trainable"):
+        connect(oracle, batch, {"0.bias": a["0.bias"]}, {"0.bias": a["0.bias"]})
     with pytest.raises(InvalidValueError, match=r"Two points differ in '0.bias'"):
         connect(oracle, batch, a, {n: p for n, p in a.items() if n != "0.bias"})

@@ -116,6 +116,15 @@ def test_all_measures_together(oracle, batch):
     assert flatness(oracle, batch, params=point).loss == pytest.approx(float(oracle.loss(point, batch).detach()))
 
 
+@pytest.mark.parametrize("measure", [worst_case, epsilon_sharpness, average_case, fisher_rao_norm, flatness])
+def test_buffers_are_not_perturbed(measure, oracle, batch):
+    point = {**snapshot(oracle), "1.running_var": torch.ones(8)}
+    with pytest.raises(
+        InvalidValueError, match=rf"{measure.__name__}\(\) got a point with '1.running_var', which is no trainable"
+    ):
+        measure(oracle, batch, params=point)
+
+
 def test_errors(oracle, batch):
     with pytest.raises(UnknownNameError, match=r"Unknown norm 'l3'"):
         worst_case(oracle, batch, norm="l3")

@@ -106,6 +106,7 @@ def test_buffers_of_a_point_take_the_place_of_the_models():
     assert float(model[1].running_mean.abs().max()) == 0
     model[1].running_mean += 1.0
     assert found == pytest.approx(float(F.cross_entropy(model.eval()(x), y).detach()), rel=1e-12)
+    assert slice_1d(oracle, (x, y), params=point, num=3).losses[1] == found
     slice_1d(oracle, (x, y), {}, params=point, num=3, batch_statistics=True)
     assert float(point["1.running_mean"].max()) == 1.0
 

@@ -35,11 +35,16 @@ def data():
 
 def network(width, seed):
     torch.manual_seed(seed)
+    if width == "convolutional":
+        return nn.Sequential(
+            nn.Conv2d(1, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.MaxPool2d(2),
+            nn.Conv2d(16, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10),
+        )  # fmt: skip
     layers = [nn.Linear(64, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 10)]
     return nn.Sequential(*layers)
 
 
-def trained(data, width, seed, optimizer=torch.optim.Adam, lr=1e-3, steps=450, every=450):
+def trained(data, width, seed, optimizer=torch.optim.Adam, lr=1e-3, steps=450, every=450, buffers=False):
     """The model, its oracle, and snapshots taken while it trained on batches of 64."""
     model = network(width, seed)
     oracle, drawn = of_module(model, F.cross_entropy), torch.Generator().manual_seed(seed)
@@ -48,7 +53,7 @@ def trained(data, width, seed, optimizer=torch.optim.Adam, lr=1e-3, steps=450, e
         i = torch.randint(len(data[0]), (64,), generator=drawn)
         chosen.step(oracle.closure((data[0][i], data[1][i])))
         if step % every == 0:
-            points.append(snapshot(oracle))
+            points.append(snapshot(oracle, buffers=buffers))
     return model, oracle, points
 
 
@@ -78,6 +83,29 @@ def test_matching_removes_most_of_the_barrier_and_more_of_it_the_wider_the_netwo
     assert found[2] < found[0] / 4
     assert found[5] < found[3]
     assert found[6] < found[4]
+
+
+@pytest.mark.slow
+def test_a_convolutional_network_with_batch_normalisation(data):
+    rows = []
+    images = data[0].reshape(-1, 1, 8, 8), data[1]
+    for one, two in PAIRS:
+        model, oracle, (a,) = trained(images, "convolutional", one, lr=3e-3, steps=120, every=120, buffers=True)
+        (b,) = trained(images, "convolutional", two, lr=3e-3, steps=120, every=120, buffers=True)[2]
+        symmetry = symmetry_of(model)
+        matched = activation_matching(oracle, images, symmetry, a, b).params
+        model.eval()
+        middles = [
+            mix(a, b, 0.5),
+            mix(a, matched, 0.5),
+            *(repair(oracle, images, symmetry, a, x).params for x in (b, matched)),
+        ]
+        rows.append([float(oracle.loss(x, images).detach()) for x in (a, b, *middles)])
+    found = [statistics.median(column) for column in zip(*rows, strict=True)]
+    print(
+        f"\nends {found[0]:.3f} and {found[1]:.3f}, middle {found[2]:.3f}, matched {found[3]:.3f}, repaired {found[4]:.3f}, both {found[5]:.3f}"
+    )
+    assert found[5] < found[3] < found[2]
 
 
 @pytest.mark.slow

@@ -79,12 +79,17 @@ def connect(
         optimizer: makes an optimizer of the list of tensors of the bend; torch's Adam at 1e-2 by default.
         seed: of the places.
 
-    Batch normalisation uses each batch's own statistics, for no running ones belong to the places of a curve.
+    Buffers in the points do not count: batch normalisation uses each batch's own statistics, for no running ones belong to the places of a curve.
     """
     if steps < 1:
         raise InvalidValueError(f"connect() got steps={steps}. Expected at least 1. Some hundred are common.")
-    start, end = ({name: p.detach().clone() for name, p in point.items()} for point in (start, end))
     require_alike(start, end)
+    missing = [name for name in oracle.params if name not in start]
+    if missing:
+        raise InvalidValueError(
+            f"connect() got points without {missing[0]!r}. Expected all trainable parameters of the model. Take them by snapshot(oracle)."
+        )
+    start, end = ({name: point[name].detach().clone() for name in oracle.params} for point in (start, end))
     loss = MeanLoss(oracle, data, batch_statistics=True)
     bend = {name: Parameter(p) for name, p in mix(start, end, 0.5).items()}
     chosen = torch.optim.Adam(bend.values(), lr=1e-2) if optimizer is None else optimizer(list(bend.values()))

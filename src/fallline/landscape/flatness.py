@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 from fallline.core.oracle import Oracle
 from fallline.core.types import Params
 from fallline.curvature import Estimate, fisher, hessian, sharpness, trace
-from fallline.curvature.batches import Data, own_params
+from fallline.curvature.batches import Data
 from fallline.landscape.drawing import axes_or_new
-from fallline.landscape.points import MeanLoss
+from fallline.landscape.points import MeanLoss, trainable
 from fallline.landscape.worst_case import average_case, worst_case
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def flatness(oracle: Oracle, data: Data, *, params: Params | None = None) -> Fla
 
     print(flatness(oracle, data))
     """
-    point = own_params(oracle, params)
+    point = trainable(oracle, params, "flatness()")
     h = hessian(oracle, data, point)
     return Flatness(
         MeanLoss(oracle, data)(point),
@@ -90,6 +90,6 @@ def fisher_rao_norm(
             that of the model's own distribution.
         likelihood: of the ``"exact"`` and ``"mc"`` kinds.
     """
-    point = own_params(oracle, params)
+    point = trainable(oracle, params, "fisher_rao_norm()")
     f = fisher(oracle, data, point, kind=kind, likelihood=likelihood)
     return math.sqrt(max(float(f.quadratic(point)), 0.0))

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from fallline.core.errors import InvalidValueError, unknown
 from fallline.core.oracle import Gradients, Oracle
 from fallline.core.types import Params
-from fallline.curvature.batches import Data, deterministic, weighted
+from fallline.curvature.batches import Data, deterministic, own_params, weighted
 
-__all__ = ["MeanLoss", "mix", "moved", "require_alike", "snapshot"]
+__all__ = ["MeanLoss", "mix", "moved", "require_alike", "snapshot", "trainable"]
 
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
@@ -57,6 +57,18 @@ def require_alike(a: Params, b: Params) -> None:
                 f"Two points differ in {name!r}: it is {texts[0]} in one and {texts[1]} in the other. Expected the same tensors in "
                 f"both. Take both by snapshot() from models of one architecture."
             )
+
+
+def trainable(oracle: Oracle, params: Params | None, what: str) -> dict[str, Tensor]:
+    """The point, which must name trainable parameters alone: the oracle's own by default."""
+    point, known = own_params(oracle, params), oracle.params
+    stray = [name for name in point if name not in known]
+    if stray:
+        raise InvalidValueError(
+            f"{what} got a point with {stray[0]!r}, which is no trainable parameter of the model. Expected parameters alone, for all "
+            f"that is named is moved. Load buffers into the model, and pass snapshot(oracle)."
+        )
+    return point
 
 
 class MeanLoss:

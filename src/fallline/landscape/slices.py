@@ -100,7 +100,7 @@ def slice_1d(
     """
     places = _places(radius, num)
     point = own_params(oracle, params)
-    chosen = random_direction(point) if direction is None else direction
+    chosen = _random(oracle, point, 0) if direction is None else direction
     loss = MeanLoss(oracle, data, batch_statistics)
     found = [loss(moved(point, [chosen], [a])) for a in places.tolist()]
     return Slice1d(places, torch.tensor(found, dtype=torch.float64))
@@ -119,7 +119,7 @@ def slice_2d(
     """The loss on a grid of ``num`` times ``num`` places, as ``slice_1d`` along two directions."""
     places = _places(radius, num)
     point = own_params(oracle, params)
-    chosen = [random_direction(point, seed=s) for s in (0, 1)] if directions is None else list(directions)
+    chosen = [_random(oracle, point, s) for s in (0, 1)] if directions is None else list(directions)
     if len(chosen) != 2:
         raise InvalidValueError(
             f"slice_2d() got {len(chosen)} directions. Expected two. Pass [first, second], or none for random ones."
@@ -132,6 +132,12 @@ def losses_on_plane(loss: MeanLoss, point: Params, directions: Sequence[Params],
     """The losses at all places of a grid, a row for each y."""
     rows = [[loss(moved(point, directions, [a, b])) for a in x.tolist()] for b in y.tolist()]
     return torch.tensor(rows, dtype=torch.float64)
+
+
+def _random(oracle: Oracle, point: Params, seed: int) -> dict[str, Tensor]:
+    """A direction of the parameters alone: buffers of the point stay."""
+    known = oracle.params
+    return random_direction({name: p for name, p in point.items() if name in known}, seed=seed)
 
 
 def _cosine(a: Params, b: Params) -> float:

@@ -26,10 +26,10 @@ from fallline.core.errors import InvalidValueError, unknown
 from fallline.core.oracle import Oracle
 from fallline.core.types import Params
 from fallline.curvature import Estimate
-from fallline.curvature.batches import Data, own_params
+from fallline.curvature.batches import Data
 from fallline.curvature.space import Space
 from fallline.landscape.drawing import axes_or_new
-from fallline.landscape.points import MeanLoss
+from fallline.landscape.points import MeanLoss, trainable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -87,7 +87,7 @@ def worst_case(
             f"worst_case() got rho={rho!r}, num_steps={num_steps!r}. Expected a radius above 0 and at least one step. "
             f"SAM takes rho=0.05, num_steps=1."
         )
-    point = own_params(oracle, params)
+    point = trainable(oracle, params, "worst_case()")
     space, loss = Space.of(point), MeanLoss(oracle, data)
     at = space.flatten(point)
     size = at.abs() if adaptive else torch.ones_like(at)
@@ -142,7 +142,7 @@ def epsilon_sharpness(
             f"epsilon_sharpness() got epsilon={epsilon!r}, subspace={subspace!r}, num_steps={num_steps!r}. Expected all above 0. "
             f"Keskar et al. take epsilon=1e-3, subspace=100, num_steps=10."
         )
-    point = own_params(oracle, params)
+    point = trainable(oracle, params, "epsilon_sharpness()")
     space, loss = Space.of(point), MeanLoss(oracle, data)
     at = space.flatten(point).double().cpu()
     drawn = torch.Generator().manual_seed(seed)
@@ -194,7 +194,7 @@ def average_case(
             f"average_case() got sigma={sigma!r}, num_samples={num_samples!r}. Expected noise above 0 and at least 2 samples, to say how "
             f"far off the mean may be. Take sigma=0.01, num_samples=20."
         )
-    point = own_params(oracle, params)
+    point = trainable(oracle, params, "average_case()")
     space, loss = Space.of(point), MeanLoss(oracle, data)
     at, here = space.flatten(point), loss(point)
     size, drawn = at.abs() if adaptive else torch.ones_like(at), torch.Generator().manual_seed(seed)
