@@ -49,7 +49,7 @@ def test_every_case_has_as_many_runs_as_rates_times_seeds():
 
 
 def test_mistakes_are_found_before_anything_is_timed():
-    with pytest.raises(FalllineError, match="Unknown task of this benchmark 'digit-mlp'"):
+    with pytest.raises(FalllineError, match=r"Unknown task of this benchmark 'digit-mlp'\. Did you mean digits-mlp"):
         chosen_cases("digit-mlp")
     with pytest.raises(FalllineError, match=r"rounds=0 and workers=2\. Expected at least 1 of each"):
         measure_population(TINY, 0, 2)

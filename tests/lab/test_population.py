@@ -1,6 +1,7 @@
 """Populations: run k of many is run k alone; what cannot be trained together says so."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 import small
@@ -302,3 +303,11 @@ def test_a_study_says_what_trains_one_by_one(tmp_path):
     assert set(said) == {"adamw", "nesterov", "lion"}
     assert all("data-dependent control flow" in text for text in said.values())
     assert results["study"]["complete"]
+
+
+def test_the_example_of_the_page_runs():
+    page = (Path(small.__file__).parents[2] / "docs" / "population.md").read_text()
+    names = {}
+    exec(page.partition("```python\n")[2].partition("```")[0], names)
+    assert names["best"][1]["final"] < 15
+    assert len(names["records"]) == 8
