@@ -11,7 +11,7 @@ from fallline.core.errors import InvalidTypeError, InvalidValueError
 from fallline.core.method import METHODS
 from fallline.core.transform import Transform, transform
 from fallline.core.types import Reach
-from fallline.flows import coherence, running_chain, sgd_stability, stability
+from fallline.flows import coherence, sgd_stability, stability
 from fallline.schedules import constant, cosine
 from fallline.transforms import clip_by_global_norm, descend, momentum, sign, slow_weights
 
@@ -194,7 +194,7 @@ def test_a_running_optimizer_is_read_as_it_is_now():
     model = torch.nn.Linear(2, 1)
     edited = Optimizer(model, M["sgd"](lr=0.1))
     edited.param_groups[0]["lr"] = 0.5
-    assert stability(running_chain(edited)).threshold == pytest.approx(4, rel=1e-6)
+    assert stability(edited.current_chain()).threshold == pytest.approx(4, rel=1e-6)
     scheduled = Optimizer(model, M["sgd"](lr=0.1 * (constant(5) >> cosine(100))))
     assert stability(running_chain(scheduled)).threshold == pytest.approx(20, rel=1e-6)
     assert len(repr(stability(M["adam"]()))) < 300

@@ -8,7 +8,7 @@ from fallline.flows.compare import Comparison, compare, follow
 from fallline.flows.descent import gradient_flow, modified_field, modified_flow, modified_loss
 from fallline.flows.fields import Field, FlatLoss, Loss, flat_loss, hvp, top_eigenpairs
 from fallline.flows.heavy_tails import exit_steps, solve_levy, stable
-from fallline.flows.linear_stability import Stability, running_chain, stability
+from fallline.flows.linear_stability import Stability, stability
 from fallline.flows.lion_flow import LionFlow
 from fallline.flows.models import OrnsteinUhlenbeck, random_walk_shares, sgd_covariance
 from fallline.flows.momentum import friction_of, modified_momentum_flow, momentum_flow, second_order_flow
@@ -86,7 +86,6 @@ __all__ = [
     "principal_path",
     "random_walk_shares",
     "rmsprop_sde",
-    "running_chain",
     "sam_sde",
     "scalar_loss",
     "second_order_flow",

@@ -17,12 +17,11 @@ from torch import Tensor
 
 from fallline.core.errors import InvalidTypeError, InvalidValueError
 from fallline.core.gradients import Search
-from fallline.core.optimizer import Optimizer
 from fallline.core.transform import Chain
 from fallline.core.types import Schedule
 from fallline.flows.onestep import LATE, OneStep
 
-__all__ = ["Stability", "running_chain", "stability"]
+__all__ = ["Stability", "stability"]
 
 FROZEN = 2.0**60
 """Where second moments are frozen: so large that ``eps`` is nothing beside their root."""
@@ -104,15 +103,6 @@ def stability(chain: Chain, step: int | None = None) -> Stability:
     of = "P^-1/2 H P^-1/2, P read from the optimizer's state" if maps.power else "the Hessian"
     found = "Unstable at every curvature" if threshold == 0 else f"Unstable where an eigenvalue exceeds {threshold:.6g}"
     return Stability(threshold, f"{found}, of {of}.", maps.power != 0, maps.power, maps.period, maps)
-
-
-def running_chain(optimizer: Optimizer, group: int = 0) -> Chain:
-    """The chain of a parameter group with the values that its hyperparameters have now, schedules and edits included.
-
-    stability(running_chain(optimizer)).threshold
-    """
-    chain, now = optimizer.chains[group], optimizer.param_groups[group]
-    return chain.rebuild({name: now[name] for name in chain.hypers if name in now})
 
 
 @dataclass(frozen=True)
@@ -231,7 +221,7 @@ def _checked(chain: Any) -> Chain:
     if not isinstance(chain, Chain):
         raise InvalidTypeError(
             f"stability() got {chain!r}. Expected a chain. Call the method first, as in stability(adamw(lr=1e-3)), or pass "
-            f"running_chain(optimizer)."
+            f"optimizer.current_chain()."
         )
     return chain
 
