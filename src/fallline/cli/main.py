@@ -143,7 +143,7 @@ def run(
     seed: int = 0,
     steps: int | None = None,
 ) -> int:
-    """Train TASK once, exactly as a study does, and print the curve: reproduces any number of a report.
+    """Train TASK once, as a study does, and print the curve: reproduces any number of a report, to rounding where runs trained together.
 
     Parameters
     ----------
