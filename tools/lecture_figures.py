@@ -19,7 +19,7 @@ from fallline.core.transform import Chain
 from fallline.flows import follow
 from fallline.flows.descent import START, small_network
 from fallline.flows.fields import top_eigenpairs
-from fallline.methods import adadelta, adam, adamw, adagrad, amsgrad, heavy_ball, nesterov, radam, rmsprop, sgd, sgdp
+from fallline.methods import adadelta, adagrad, adam, adamw, amsgrad, heavy_ball, nesterov, radam, rmsprop, sgd, sgdp
 from fallline.objectives import term
 from fallline.report.lines import Lines
 from fallline.report.palette import ROLES, SLOTS
@@ -100,8 +100,8 @@ def online(chain: Chain, steps: int) -> list[float]:
 def convergence() -> Lines:
     rate = 0.5 * inverse_sqrt(1)
     paths = {
-        "adam": online(adam(rate, b1=0.0, b2=0.1), 300),
-        "amsgrad": online(amsgrad(rate, b1=0.0, b2=0.1), 300),
+        "adam": online(adam(rate, b1=0.0, b2=0.1), 150),
+        "amsgrad": online(amsgrad(rate, b1=0.0, b2=0.1), 150),
     }
     return Lines("Slope 3 at every third step, −1 else", "step", "x", {n: numbered(p) for n, p in paths.items()})
 
