@@ -8,6 +8,7 @@ import torch
 
 import fallline
 import fallline.checkpoint.whole
+from pages import python_blocks, run_blocks
 
 PAGE = (Path(__file__).parents[2] / "docs" / "checkpoints.md").read_text()
 
@@ -19,10 +20,9 @@ def test_the_code_of_the_page_runs(tmp_path, monkeypatch):
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 2)
     scope = {"model": model, "optimizer": optimizer, "scheduler": scheduler, "torch": torch, "fallline": fallline}
     torch.save(torch.optim.AdamW(model.parameters(), lr=3e-4).state_dict(), "theirs.pt")
-    blocks = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    blocks = python_blocks(PAGE)
     assert len(blocks) == 3
-    for block in blocks:
-        exec(block, scope)
+    run_blocks(blocks, scope)
     assert scope["first_epoch"] == 4
 
 

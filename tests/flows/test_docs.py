@@ -4,16 +4,15 @@ import re
 from pathlib import Path
 
 import fallline.flows
+from pages import python_blocks, run_blocks
 
 PAGE = (Path(__file__).parents[2] / "docs" / "flows.md").read_text()
 
 
 def test_the_code_of_the_page_runs():
-    scope = {}
-    blocks = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    blocks = python_blocks(PAGE)
     assert len(blocks) == 6
-    for block in blocks:
-        exec(block, scope)
+    run_blocks(blocks)
 
 
 def test_the_table_names_what_there_is():

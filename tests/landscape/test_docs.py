@@ -4,16 +4,15 @@ import re
 from pathlib import Path
 
 import fallline.landscape
+from pages import python_blocks, run_blocks
 
 PAGE = Path(__file__).parents[2] / "docs" / "landscape.md"
-BLOCKS = re.findall(r"```python\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
+BLOCKS = python_blocks(PAGE.read_text())
 
 
 def test_the_examples_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    names: dict = {}
-    for block in BLOCKS:
-        exec(compile(block, str(PAGE), "exec"), names)
+    names = run_blocks(BLOCKS)
     assert (tmp_path / "slice.svg").stat().st_size > 1000
     assert names["matched"].after > names["matched"].before
     assert names["curve"].path.highest < names["line"].highest

@@ -1,7 +1,6 @@
 """Matrix preconditioners: roots against scipy, blocks by brute force, methods against torch and against twins in numpy."""
 
 import math
-import re
 import warnings
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from fallline.testing.harness import drive, gradients, parameters
 from fallline.transforms.kronecker import grid_of, packed, unpacked
 from fallline.transforms.orthogonalise import orthogonalise, polar, size_of_step
 from fallline.transforms.roots import inverse_root, iterations_for, when
+from pages import python_blocks, run_blocks
 
 F64 = torch.float64
 
@@ -442,11 +442,11 @@ def test_muons_choices_reach_the_step():
 def test_the_pages_examples_run():
     model, x, y = Tiny().mlp, torch.randn(5, 4), torch.randn(5, 6)
     page = (Path(__file__).parents[2] / "docs" / "matrix.md").read_text()
-    examples = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    examples = python_blocks(page)
     assert len(examples) == 3
     for number, code in enumerate(examples):
         names = {"model": Tiny() if number == 0 else model, "x": x, "y": y, "criterion": nn.functional.mse_loss}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # torch warns of create_graph
-            exec("from fallline import Optimizer\n" + code, names)
+            run_blocks(["from fallline import Optimizer", code], names)
         assert isinstance(names["optimizer"], Optimizer)

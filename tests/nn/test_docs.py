@@ -10,17 +10,17 @@ from pathlib import Path
 import pytest
 
 import fallline.nn
+from pages import python_blocks, run_blocks
 
 PAGE = (Path(__file__).parents[2] / "docs" / "nn.md").read_text()
 
 
 def test_the_code_of_the_page_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    blocks, out, scope = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL), io.StringIO(), {}
+    blocks, out = python_blocks(PAGE), io.StringIO()
     assert len(blocks) >= 7
     with contextlib.redirect_stdout(out):
-        for block in blocks:
-            exec(block, scope)
+        run_blocks(blocks)
     text = out.getvalue()
     assert (tmp_path / "signal.svg").exists()
     assert text.startswith("the gradient dies at 175, seen from the output (norm 0.00093)\n")

@@ -9,6 +9,7 @@ from nets import data, net
 
 import fallline
 from fallline import objectives
+from pages import python_blocks, run_blocks
 
 PAGE = (Path(__file__).parents[2] / "docs" / "objectives.md").read_text()
 
@@ -27,10 +28,9 @@ def test_the_code_of_the_page_runs():
         "domains": torch.tensor([0] * 9 + [1] * 3),
         "dataset": torch.utils.data.TensorDataset(*batch),
     }
-    blocks = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    blocks = python_blocks(PAGE)
     assert len(blocks) == 5
-    for block in blocks:
-        exec(block, scope)
+    run_blocks(blocks, scope)
     assert next(iter(scope["loader"]))[0].shape == (8, 5)
     assert all(p.grad is not None for p in model.parameters())
 

@@ -49,3 +49,10 @@ def test_the_file_has_its_colours_and_its_words():
     assert root.attrib["aria-label"].startswith("a < b & c: y against x. a ends at 2")
     for variable in set(re.findall(r"var\((--\w+)\)", svg)):
         assert svg.count(f"{variable}: #") == 2, variable  # light and dark
+
+
+def test_ticks_of_a_logarithmic_axis_are_plain_numbers():
+    svg = Lines("fall", "x", "y", {"a": [(1, 1e-6), (1000, 100.0)]}, log_x=True, log_y=True).svg()
+    words = [t.text.strip() for t in ET.fromstring(svg).iter("{http://www.w3.org/2000/svg}text")]
+    assert {"1", "10", "100", "1000"} <= set(words)
+    assert not any("$" in word or "\\" in word for word in words)

@@ -8,16 +8,15 @@ import pytest
 from fallline.methods import adamw, lion, sgd
 from fallline.scaling import RULES, grow_batch, rescale
 from fallline.schedules import cosine, step_decay
+from pages import python_blocks, run_blocks
 
 PAGE = (Path(__file__).parents[2] / "docs" / "scaling.md").read_text()
 
 
 def test_the_examples_run(capsys):
-    blocks = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    blocks = python_blocks(PAGE)
     assert len(blocks) == 5
-    space = {}
-    for block in blocks:
-        exec(block, space)
+    space = run_blocks(blocks)
     assert capsys.readouterr().out.startswith("parameter")
     assert space["batches"].batch_size > 64
 

@@ -5,16 +5,15 @@ from pathlib import Path
 
 from fallline.schedules import best_cooldown, last_iterate_bound, tracking_rates, transfer_lr, wsd
 from fallline.schedules.parse import KNOWN
+from pages import python_blocks, run_blocks
 
 PAGE = (Path(__file__).parents[2] / "docs" / "schedules.md").read_text()
 
 
 def test_the_examples_run():
-    blocks = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    blocks = python_blocks(PAGE)
     assert len(blocks) == 5
-    space = {}
-    for block in blocks:
-        exec(block, space)
+    space = run_blocks(blocks)
     assert space["optimizer"].chains[0].name == "sgd"
 
 

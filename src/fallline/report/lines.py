@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from fallline.report.axes import limits
+from fallline.report.axes import limits, set_metric_axis
 from fallline.report.palette import ROLES, looks
 from fallline.report.svg import drawing, figure, standalone
 from fallline.report.words import brief
@@ -63,14 +63,15 @@ class Lines:
         ends_y = self._ends()[1]
         with drawing():
             longest = max(map(len, self.lines)) if len(self.lines) > 1 else 0
-            fig, axes = figure(560, 330, left=62, right=24 + 6.6 * longest, top=26, bottom=40)
+            right = 46 + 6.6 * longest if longest else 24  # 46: the legend's samples of lines
+            fig, axes = figure(560, 330, left=62, right=right, top=26, bottom=40)
             axes.set_title(self.title, color=ROLES["soft"])
             axes.set_xlabel(self.x)
             axes.set_ylabel(self.y)
-            axes.set_xscale("log" if self.log_x else "linear")
-            axes.set_yscale("log" if self.log_y else "linear")
+            if self.log_x:
+                set_metric_axis(axes, "x", True, limits([x for line in self.lines.values() for x, _ in line], True))
             if self.log_y:
-                axes.set_ylim(*ends_y)
+                set_metric_axis(axes, "y", True, limits(ends_y, True, 0.03, 0.03))
             for name, line in self.lines.items():
                 xs, ys = zip(*line, strict=True)
                 look = styles[name]
