@@ -37,7 +37,7 @@ POPULATION = 16
 """Runs that are handed to a worker together, at most. They are cut from the plan, not from what is missing: rounding may depend on
 the company in which a run trains, and an interrupted study must give the numbers of an undisturbed one."""
 
-_HIGHER_ORDER = frozenset({"curvature", "second_order"})
+_HIGHER_ORDER = frozenset({"curvature"})
 """Families whose methods take second derivatives."""
 
 TUNING_SEED = 0
