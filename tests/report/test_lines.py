@@ -49,3 +49,9 @@ def test_the_file_has_its_colours_and_its_words():
     assert root.attrib["aria-label"].startswith("a < b & c: y against x. a ends at 2")
     for variable in set(re.findall(r"var\((--\w+)\)", svg)):
         assert svg.count(f"{variable}: #") == 2, variable  # light and dark
+
+
+def test_logarithmic_axes_have_plain_numbers():
+    svg = Lines("rise", "x", "y", {"a": [(0.02, 1e-5), (0.2, 1.0)]}, log_x=True, log_y=True).svg()
+    assert "mathdefault" not in svg
+    assert {"1e-5", "0.01", "0.02", "0.1", "0.2", "1"} <= set(re.findall(r">([^<>]+)</text>", svg))

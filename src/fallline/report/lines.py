@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from fallline.report.axes import limits
+from fallline.report.axes import limits, set_metric_axis
 from fallline.report.palette import ROLES, looks
 from fallline.report.svg import drawing, figure, standalone
 from fallline.report.words import brief
@@ -60,17 +60,17 @@ class Lines:
     def svg(self) -> str:
         """The figure as an SVG file."""
         styles = looks(self.lines)
-        ends_y = self._ends()[1]
+        ends_x, ends_y = self._ends()
         with drawing():
             longest = max(map(len, self.lines)) if len(self.lines) > 1 else 0
-            fig, axes = figure(560, 330, left=62, right=24 + 6.6 * longest, top=26, bottom=40)
+            fig, axes = figure(560, 330, left=62, right=62 + 6.3 * longest if longest else 24, top=26, bottom=40)
             axes.set_title(self.title, color=ROLES["soft"])
             axes.set_xlabel(self.x)
             axes.set_ylabel(self.y)
-            axes.set_xscale("log" if self.log_x else "linear")
-            axes.set_yscale("log" if self.log_y else "linear")
+            if self.log_x:
+                set_metric_axis(axes, "x", True, ends_x)
             if self.log_y:
-                axes.set_ylim(*ends_y)
+                set_metric_axis(axes, "y", True, ends_y)
             for name, line in self.lines.items():
                 xs, ys = zip(*line, strict=True)
                 look = styles[name]
