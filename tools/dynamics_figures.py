@@ -32,6 +32,7 @@ from fallline.flows import (
     principal_path,
     solve,
     stability,
+    top_eigenpairs,
 )
 from fallline.flows.descent import START, small_network
 from fallline.landscape import snapshot, trajectory_pca
@@ -175,6 +176,15 @@ def dal() -> Lines:
         run = points(range(81), (sharp(w) for w in follow(sgd(lr=lr), sharp, START, 80)))
         lines[f"GD, {name} {lr:.3g}"] = [p for p in run if p[1] < 1e3]
     return Lines("A sharp tanh network of 10 parameters", "step", "loss", lines, log_y=True)
+
+
+def flatness() -> Lines:
+    """The sharpness along descent at several rates, and along DAL."""
+    runs = {f"GD, h = {lr}": follow(sgd(lr=lr), sharp, START, 80) for lr in (0.02, 0.05, 0.1)} | {
+        "DAL-1": dal_path(sharp, START, 80)[0]
+    }
+    lines = {name: points(range(81), (top_eigenpairs(sharp, w, 1)[0] for w in path)) for name, path in runs.items()}
+    return Lines("The same network: sharpness along the way", "step", "largest curvature", lines, log_y=True)
 
 
 def game() -> Lines:
@@ -338,6 +348,7 @@ ALL: dict[str, Callable[[], Lines]] = {
     "alpha": coefficients,
     "principal": principal,
     "dal": dal,
+    "flatness": flatness,
     "game": game,
     "edge": edge,
     "adam-edge": adam_edge,

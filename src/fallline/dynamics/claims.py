@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+import fallline.optim
 from fallline.core.claims import claim
 from fallline.core.oracle import of_loss
 from fallline.dynamics.motion import motion
@@ -56,17 +57,15 @@ def turn_is_the_angle(lab):
 def equilibrium_turn(lab):
     lr, decay = 0.1, 0.2
     for size in (0.1, 10.0):
-        made, p = torch.Generator().manual_seed(2), nn.Parameter(_weights(400) / 20)
-        optimizer = torch.optim.SGD([p], lr=lr, weight_decay=decay)
-        turns = []
+        made, w = torch.Generator().manual_seed(2), _weights(400) / 20
         for _ in range(150):
-            w = p.detach().clone()
-            noise = torch.randn(400, generator=made, dtype=torch.float64)
+            before, noise = w, torch.randn(400, generator=made, dtype=torch.float64)
             across = noise - (noise @ w) / (w @ w) * w
-            p.grad = size * across / across.norm() / w.norm()  # orthogonal to w, and as large as w is small
-            optimizer.step()
-            turns.append(motion({"w": w}, {"w": p})["turn/w"])
-        yield lab.ratio(sum(turns[-50:]) / 50, math.sqrt(2 * lr * decay), equals=1, rtol=0.02)
+            g = size * across / across.norm() / w.norm()  # orthogonal to w, and as large as w is small
+            w = w - lr * (g + decay * w)
+        yield lab.ratio(
+            motion({"w": before}, {"w": nn.Parameter(w)})["turn/w"], math.sqrt(2 * lr * decay), equals=1, rtol=0.02
+        )
 
 
 @claim(
@@ -107,7 +106,7 @@ def _watched(optimizer_of: Callable[[nn.Module], Any], steps: int) -> Record:
 def threshold_of_descent(lab):
     for share in (0.9, 1.1):
         lr = share * 2 / LARGEST
-        record = _watched(lambda model, lr=lr: torch.optim.SGD(model.parameters(), lr=lr), 30)
+        record = _watched(lambda model, lr=lr: fallline.optim.SGD(model.parameters(), lr=lr), 30)
         yield lab.close(record.series("threshold").last, 2 / lr, rtol=1e-6)
         yield lab.ratio(record.series("share").last, share, equals=1, rtol=1e-6)
         first, last = record.series("loss").values[0], record.series("loss").last
@@ -121,6 +120,6 @@ def threshold_of_descent(lab):
 )
 def threshold_of_adam(lab):
     for b1, times in ((0.9, 38.0), (0.0, 2.0)):
-        record = _watched(lambda model, b1=b1: torch.optim.Adam(model.parameters(), lr=1e-3, betas=(b1, 0.999)), 3)
+        record = _watched(lambda model, b1=b1: fallline.optim.Adam(model.parameters(), lr=1e-3, betas=(b1, 0.999)), 3)
         yield lab.close(record.series("threshold").last, times / 1e-3, rtol=1e-6)
         yield lab.less(0.0, record.series("share").last)
