@@ -1,7 +1,7 @@
 """Draw the figures of docs/dynamics.md into docs/figures: ``python tools/dynamics_figures.py [NAME ...]``.
 
-Each is a function that returns its lines, computed from fixed seeds in a second or two on one thread. Where the lines end is printed: these are
-the numbers that the page quotes.
+Each is a function that returns its lines, computed from fixed seeds, most in a second or two on one thread, the networks in some ten. Where the
+lines end, and between what they lie, is printed: these are the numbers that the page quotes.
 """
 
 from __future__ import annotations
@@ -363,4 +363,6 @@ if __name__ == "__main__":
     for name in sys.argv[1:] or ALL:
         drawn = ALL[name]()
         (FIGURES / f"dynamics-{name}.svg").write_text(drawn.svg(), encoding="utf-8")
-        print(f"{name}: " + "; ".join(f"{line} ends at {places[-1][1]:.4g}" for line, places in drawn.lines.items()))
+        for line, places in drawn.lines.items():
+            ys = [y for _, y in places]
+            print(f"{name}, {line}: ends at {ys[-1]:.4g}, between {min(ys):.4g} and {max(ys):.4g}")
