@@ -30,7 +30,7 @@ class Lines:
 
     def text(self, width: int = 72, height: int = 16, plain: bool = False) -> str:
         """The figure in that many characters and rows, without axes' labels; ``plain`` keeps to ASCII."""
-        ends_y = self._ends()[1]
+        ends_x, ends_y = self._ends()
         rows = [[" "] * width for _ in range(height)]
         marks = dict(zip(self.lines, itertools.cycle(_MARKS if plain or len(self.lines) > 1 else "•"), strict=False))
         for name, line in self.lines.items():
