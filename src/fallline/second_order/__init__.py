@@ -7,6 +7,22 @@ optimizer.zero_grad(); solver.backward((inputs, targets)); optimizer.step()
 from __future__ import annotations
 
 from fallline.second_order.base import LevenbergMarquardt, Solver, levenberg_marquardt
+from fallline.second_order.conjugate import Solution, conjugate_gradient
 from fallline.second_order.gauss_newton import egn
+from fallline.second_order.kronecker import ekfac, kfac
+from fallline.second_order.newton import newton_cg, regularised_newton
+from fallline.second_order.saddle_free import saddle_free_newton
 
-__all__ = ["LevenbergMarquardt", "Solver", "egn", "levenberg_marquardt"]
+__all__ = [
+    "LevenbergMarquardt",
+    "Solution",
+    "Solver",
+    "conjugate_gradient",
+    "egn",
+    "ekfac",
+    "kfac",
+    "levenberg_marquardt",
+    "newton_cg",
+    "regularised_newton",
+    "saddle_free_newton",
+]

@@ -15,7 +15,7 @@ from fallline.core.oracle import Batch, Gradients, Oracle
 from fallline.core.types import Params
 from fallline.objectives.base import Objective, at_least
 
-__all__ = ["LevenbergMarquardt", "Solver", "levenberg_marquardt", "plain"]
+__all__ = ["LevenbergMarquardt", "Solver", "finite", "levenberg_marquardt", "plain"]
 
 
 @dataclass(frozen=True)
@@ -100,3 +100,8 @@ def plain(oracle: Oracle, by: str) -> Oracle:
             f"examples of a function of their outputs. Pass of_module(model, criterion)."
         )
     return oracle
+
+
+def finite(tensors: Params) -> bool:
+    """Whether every number is finite."""
+    return all(bool(x.isfinite().all()) for x in tensors.values())

@@ -39,7 +39,9 @@ class BatchJacobian:
             outputs = oracle.outputs(self._params, batch, statistics=statistics)
         self.outputs = outputs.detach()
         self.num_rows = outputs.numel()
-        self._layers = [x for x in layers if len(x.inputs) == 1 and x.inputs[0].dim() == 2 and x.outputs[0].requires_grad]
+        self._layers = [
+            x for x in layers if len(x.inputs) == 1 and x.inputs[0].dim() == 2 and x.outputs[0].requires_grad
+        ]
         fast = {n for layer in self._layers for n in layer.names}
         self._rows = [layer.rows[:, 0] for layer in self._layers]
         self._slopes = self._backward(outputs)
@@ -123,5 +125,3 @@ def _check_dropout(module: nn.Module, names: list[str]) -> None:
                 f"The dropout {name!r} is on, and the Jacobian of {names[0]!r} takes another pass, with another mask. Expected a model "
                 f"without noise beside linear layers. Call model.eval()."
             )
-
-

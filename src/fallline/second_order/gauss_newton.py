@@ -96,7 +96,11 @@ def egn_is_the_dense_step(lab):
             yield lab.close(flat(found), _dense_step(oracle, batch, damping), rtol=1e-8)
 
 
-@claim("egn", "for large damping the step's direction is that of the gradient, its length |g| / damping", where="Marquardt 1963")
+@claim(
+    "egn",
+    "for large damping the step's direction is that of the gradient, its length |g| / damping",
+    where="Marquardt 1963",
+)
 def large_damping_is_the_gradient(lab):
     oracle, batch = classifier()
     g = flat(oracle.value_and_grad(oracle.params, batch)[1])
@@ -108,7 +112,9 @@ def large_damping_is_the_gradient(lab):
     yield lab.ratio(*misses, equals=10, rtol=1e-2)
 
 
-@claim("egn", "a linear model under squared loss is solved in one step, as damping goes to zero", where="arXiv:2405.14402")
+@claim(
+    "egn", "a linear model under squared loss is solved in one step, as damping goes to zero", where="arXiv:2405.14402"
+)
 def linear_least_squares_in_one_step(lab):
     made = torch.Generator().manual_seed(0)
     x, y = (torch.randn(20, n, generator=made, dtype=torch.float64) for n in (4, 2))
