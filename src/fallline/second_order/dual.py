@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_map
 from fallline.core.errors import InvalidValueError
 from fallline.core.oracle import Batch, Gradients, Oracle
 from fallline.core.types import Params
-from fallline.second_order.layers import Layer, layers_of, recording
+from fallline.second_order.layers import layers_of, recording
 
 __all__ = ["BatchJacobian"]
 

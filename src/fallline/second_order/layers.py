@@ -38,7 +38,7 @@ class Layer:
         if isinstance(self.module, nn.Conv2d):
             m = self.module
             assert not isinstance(m.padding, str)
-            x = nn.functional.unfold(x, m.kernel_size, m.dilation, m.padding, m.stride).mT  # type: ignore[arg-type]
+            x = nn.functional.unfold(x, m.kernel_size, m.dilation, m.padding, m.stride).mT
         else:
             x = x.reshape(len(x), -1, x.shape[-1])
         return x if self.bias is None else torch.cat([x, x.new_ones(*x.shape[:-1], 1)], -1)
@@ -77,7 +77,7 @@ def layers_of(module: nn.Module, params: Params, convolutions: bool) -> list[Lay
             fits = type(m) is nn.Linear
         own = dict(m.named_parameters(recurse=False)) if fits else {}
         if "weight" in own and all(f"{dot}{n}" in params and owners[id(p)] == 1 for n, p in own.items()):
-            found.append(Layer(name, m, f"{dot}weight", f"{dot}bias" if "bias" in own else None))  # type: ignore[arg-type]
+            found.append(Layer(name, m, f"{dot}weight", f"{dot}bias" if "bias" in own else None))
     return found
 
 
@@ -85,7 +85,7 @@ def layers_of(module: nn.Module, params: Params, convolutions: bool) -> list[Lay
 def recording(layers: list[Layer]) -> Iterator[None]:
     """A block in which the layers keep what they see."""
 
-    def hook_of(layer: Layer):  # type: ignore[no-untyped-def]
+    def hook_of(layer: Layer):
         def hook(module: nn.Module, args: tuple[Tensor, ...], result: Tensor) -> None:
             layer.inputs.append(args[0])
             layer.outputs.append(result)

@@ -14,7 +14,7 @@ from fallline.core.claims import claim
 from fallline.core.errors import InvalidValueError, unknown
 from fallline.core.oracle import Batch, Gradients, Oracle, of_loss
 from fallline.core.types import Params
-from fallline.curvature import Operator, ggn, hessian
+from fallline.curvature import ggn, hessian
 from fallline.objectives.base import at_least, differentiable, flat
 from fallline.objectives.problems import quadratic
 from fallline.second_order.base import LevenbergMarquardt, Solver, plain
