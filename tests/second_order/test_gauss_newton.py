@@ -43,7 +43,10 @@ CASES = {
     "conv": (conv, data(shape=(1, 4, 4))),
     "shared": (lambda: drawn(Shared()), data()),
     "tied": (lambda: drawn(Tied()), data(shape=(3,))),
-    "positions": (lambda: drawn(nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Flatten(), nn.Linear(6, 3))), data(shape=(2, 2))),
+    "positions": (
+        lambda: drawn(nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Flatten(), nn.Linear(6, 3))),
+        data(shape=(2, 2)),
+    ),
 }
 
 

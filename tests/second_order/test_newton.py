@@ -86,7 +86,9 @@ def test_a_warm_start_takes_fewer_products(monkeypatch):
     from fallline.second_order import newton
 
     used = []
-    monkeypatch.setattr(newton, "conjugate_gradient", lambda *a, **k: used.append(found := conjugate_gradient(*a, **k)) or found)
+    monkeypatch.setattr(
+        newton, "conjugate_gradient", lambda *a, **k: used.append(found := conjugate_gradient(*a, **k)) or found
+    )
     oracle = softmax(mlp())
     for warm in (0.0, 1.0):
         solver = newton_cg(oracle, 0.1, curvature="gauss_newton", tol=1e-6, warm_start=warm)

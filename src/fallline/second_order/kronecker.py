@@ -179,7 +179,7 @@ class _Kronecker(Solver):
         """Columns v with a sum (or an expectation) of v v^T that is the second derivative of each example's loss, (draws, *outputs)."""
         _, _, second = output_derivatives(self.inner, outputs, batch)
         sizes, vectors = torch.linalg.eigh(second)
-        roots = vectors * sizes.clamp(min=0).sqrt()[:, None]
+        roots = (vectors * sizes.clamp(min=0).sqrt()[:, None]) @ vectors.mT  # symmetric, so that no sign is open
         if self.kind == "exact":
             return roots.movedim(2, 0).reshape(-1, *outputs.shape)
         random = torch.Generator().manual_seed(self.seed * 1_000_003 + count)
