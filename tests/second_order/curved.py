@@ -59,6 +59,7 @@ def space_of(oracle):
 
 SOLVERS = {
     "egn": lambda o: so.egn(o, so.levenberg_marquardt(1.0)),
+    "egn_sampled": lambda o: so.egn(o, so.levenberg_marquardt(1.0), num_samples=2),
     "newton_cg": lambda o: so.newton_cg(o, so.levenberg_marquardt(1.0), curvature="gauss_newton", warm_start=0.9),
     "regularised_newton": lambda o: so.regularised_newton(o, 1.0),
     "saddle_free_newton": lambda o: so.saddle_free_newton(o, 0.1),

@@ -12,7 +12,7 @@ from fallline.curvature import ggn, jacobian
 from fallline.objectives import reduced, sam
 from fallline.second_order import egn, levenberg_marquardt
 from fallline.second_order.dual import BatchJacobian
-from fallline.second_order.layers import output_derivatives
+from fallline.second_order.layers import draws, output_derivatives
 
 
 class Shared(nn.Module):
@@ -161,3 +161,27 @@ def test_batch_normalisation_in_evaluation_mode():
     oracle = softmax(model)
     expected = solved(ggn(oracle, data()), gradient_of(oracle, data()), 0.01)
     torch.testing.assert_close(direction(egn(oracle, 0.01), data()), expected, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_samples_solve_with_the_drawn_matrix(name):
+    model, batch = CASES[name]
+    oracle = softmax(model())
+    j = jacobian(oracle, batch).dense()
+    z = oracle.outputs(oracle.params, batch)
+    v = draws(output_derivatives(oracle, z, batch)[2], 2, 5 * 1_000_003)
+    rows = torch.stack([torch.block_diag(*x[:, None]) @ j for x in v]).flatten(0, 1)
+    g = gradient_of(oracle, batch)
+    expected = torch.linalg.solve(rows.T @ rows / (2 * len(z)) + 0.01 * torch.eye(len(g), dtype=g.dtype), g)
+    solver = egn(oracle, 0.01, num_samples=2, seed=5)
+    torch.testing.assert_close(direction(solver, batch, statistics=True), expected)
+    assert not torch.allclose(direction(solver, batch), expected)  # the next step draws anew
+
+
+def test_draws_have_the_second_derivative_as_their_mean():
+    oracle, batch = softmax(mlp()), data()
+    second = output_derivatives(oracle, oracle.outputs(oracle.params, batch), batch)[2]
+    v = draws(second, 4000, 0)
+    assert (torch.einsum("sni,snj->nij", v, v) / 4000 - second).abs().max() < 0.02
+    with pytest.raises(InvalidValueError, match=r"num_samples=0.*or None"):
+        egn(oracle, num_samples=0)

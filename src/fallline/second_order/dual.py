@@ -10,6 +10,8 @@ All other parameters' rows are formed.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.func import jacrev, vmap
@@ -28,9 +30,19 @@ _PIECE = 256
 
 
 class BatchJacobian:
-    """J of one batch at a point, rows (examples * outputs): ``outputs`` (examples, ...), ``gram()`` and ``pull(y)``."""
+    """J of one batch at a point, rows (examples * outputs): ``outputs`` (examples, ...), ``gram()`` and ``pull(y)``.
 
-    def __init__(self, oracle: Oracle, params: Params, batch: Batch, statistics: bool) -> None:
+    With ``seeds``, a function of the outputs, rows are combinations of an example's rows, those of the function's (k, examples, outputs).
+    """
+
+    def __init__(
+        self,
+        oracle: Oracle,
+        params: Params,
+        batch: Batch,
+        statistics: bool,
+        seeds: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
         _check_batch_norm(oracle.module)
         self._params = {n: p.detach().requires_grad_() for n, p in params.items()}
         layers = layers_of(oracle.module, oracle.params, convolutions=False)
@@ -38,14 +50,22 @@ class BatchJacobian:
         with torch.enable_grad(), recording(layers):
             outputs = oracle.outputs(self._params, batch, statistics=statistics)
         self.outputs = outputs.detach()
-        self.num_rows = outputs.numel()
+        n, k = len(outputs), outputs.numel() // max(len(outputs), 1)
+        if seeds is None:
+            combined = torch.eye(k, dtype=outputs.dtype, device=outputs.device)[:, None].expand(k, n, k)
+        else:
+            combined = seeds(self.outputs)
+        self.num_rows = n * len(combined)
         self._layers = [
             x for x in layers if len(x.inputs) == 1 and x.inputs[0].dim() == 2 and x.outputs[0].requires_grad
         ]
         fast = {n for layer in self._layers for n in layer.names}
         self._rows = [layer.rows[:, 0] for layer in self._layers]
-        self._slopes = self._backward(outputs)
-        self._rest = self._formed(oracle, batch, [n for n in params if n not in fast])
+        self._slopes = self._backward(outputs, combined)
+        formed = self._formed(oracle, batch, [name for name in params if name not in fast])
+        if seeds is not None:
+            formed = {name: torch.einsum("snk,nkp->nsp", combined, x.reshape(n, k, -1)) for name, x in formed.items()}
+        self._rest = formed
 
     def gram(self) -> Tensor:
         """J J^T, shape (rows, rows)."""
@@ -75,18 +95,15 @@ class BatchJacobian:
             found[name] = torch.tensordot(y.flatten(), rows.reshape(self.num_rows, -1), 1).view_as(self._params[name])
         return {n: found[n] for n in self._params}
 
-    def _backward(self, outputs: Tensor) -> list[Tensor]:
-        """The derivatives of every output by the layers' outputs, shape (examples, outputs, fan_out) each."""
-        n, k = len(outputs), outputs.numel() // max(len(outputs), 1)
+    def _backward(self, outputs: Tensor, seeds: Tensor) -> list[Tensor]:
+        """The derivatives of every seed by the layers' outputs, shape (examples, seeds, fan_out) each."""
         ends = [layer.outputs[0] for layer in self._layers]
         if not ends:
             return []
-        if k == 1:
-            found = [x[None] for x in _grads(outputs, ends, torch.ones_like(outputs), False)]
-        else:
-            seeds = torch.eye(k, dtype=outputs.dtype, device=outputs.device)[:, None].expand(k, n, k)
-            found = _grads(outputs, ends, seeds.reshape(k, *outputs.shape), True)
-        return [x.transpose(0, 1).contiguous() for x in found]
+        shaped = seeds.reshape(-1, *outputs.shape)
+        found = torch.autograd.grad(outputs, ends, shaped, is_grads_batched=True, allow_unused=True)
+        whole = [x.new_zeros(len(seeds), *x.shape) if g is None else g for g, x in zip(found, ends, strict=True)]
+        return [x.detach().transpose(0, 1).contiguous() for x in whole]
 
     def _formed(self, oracle: Oracle, batch: Batch, names: list[str]) -> dict[str, Tensor]:
         """The rows of these parameters, shape (examples, outputs, *parameter)."""
@@ -101,12 +118,6 @@ class BatchJacobian:
 
         dims = tree_map(lambda x: 0 if isinstance(x, Tensor) else None, batch)
         return vmap(jacrev(output), in_dims=(None, dims))({n: self._params[n].detach() for n in names}, batch)
-
-
-def _grads(outputs: Tensor, ends: list[Tensor], seeds: Tensor, batched: bool) -> list[Tensor]:
-    found = torch.autograd.grad(outputs, ends, seeds, is_grads_batched=batched, allow_unused=True)
-    lead = seeds.shape[:1] if batched else ()
-    return [x.new_zeros(*lead, *x.shape) if g is None else g.detach() for g, x in zip(found, ends, strict=True)]
 
 
 def _check_batch_norm(module: nn.Module) -> None:

@@ -19,12 +19,14 @@ from fallline.objectives.base import flat
 from fallline.objectives.problems import classifier
 from fallline.second_order.base import LevenbergMarquardt, Solver, levenberg_marquardt, plain
 from fallline.second_order.dual import BatchJacobian
-from fallline.second_order.layers import output_derivatives
+from fallline.second_order.layers import draws, output_derivatives
 
 __all__ = ["egn"]
 
 
-def egn(oracle: Oracle, damping: float | LevenbergMarquardt = 1e-3) -> Solver:
+def egn(
+    oracle: Oracle, damping: float | LevenbergMarquardt = 1e-3, *, num_samples: int | None = None, seed: int = 0
+) -> Solver:
     r"""Exact Gauss-Newton: the damped step of the whole matrix, by a linear system of (examples x outputs) unknowns.
 
     .. math:: d = J^T (\lambda I + Q J J^T)^{-1} r
@@ -35,12 +37,23 @@ def egn(oracle: Oracle, damping: float | LevenbergMarquardt = 1e-3) -> Solver:
 
     Args:
         damping: :math:`\lambda > 0`, fixed, or ``levenberg_marquardt()``.
+        num_samples: in place of Q, the mean of so many :math:`v v^T` of which Q is the expectation, a random v for each example. The
+            system then has (examples x num_samples) unknowns, whatever the number of outputs: no longer exact, and for ten classes
+            many times as fast.
+        seed: of these draws.
 
     optimizer = fallline.Optimizer(model, sgd(lr=1.0))
     solver = egn(of_module(model, F.cross_entropy), damping=levenberg_marquardt(1.0))
     optimizer.zero_grad(); solver.backward(batch); optimizer.step()
     """
-    solver = _ExactGaussNewton(plain(oracle, "egn"), damping)
+    if num_samples is not None and num_samples < 1:
+        raise InvalidValueError(
+            f"egn() got num_samples={num_samples}. Expected at least 1, or None for the exact matrix. Pass for example num_samples=1."
+        )
+    inner = plain(oracle, "egn")
+    solver = (
+        _ExactGaussNewton(inner, damping) if num_samples is None else _Sampled(inner, damping, num_samples, seed)
+    )
     if not solver.damping > 0:
         raise InvalidValueError(
             "egn() got damping=0. Expected a number above 0, since a batch's matrix has no inverse where there are more parameters "
@@ -62,6 +75,43 @@ class _ExactGaussNewton(Solver):
         value = losses.mean()
         if statistics and self.rule is not None:
             self.adapt(params, batch, value, jacobian.pull((slopes / n).flatten()), d)
+        return value, d
+
+
+class _Sampled(Solver):
+    r"""With rows :math:`\tilde J = c V^T J`: :math:`\lambda d = g - \tilde J^T (\lambda I + \tilde J \tilde J^T)^{-1} \tilde J g`. The losses'
+    gradients are one more row of each example, so that the same products give :math:`\tilde J g`."""
+
+    def __init__(self, inner: Oracle, damping: float | LevenbergMarquardt, num_samples: int, seed: int) -> None:
+        super().__init__(inner, damping)
+        self.num_samples, self.seed = num_samples, seed
+        self.state["count"] = torch.zeros((), dtype=torch.int64)
+
+    def value_and_grad(self, params: Params, batch: Batch, *, statistics: bool = False) -> tuple[Tensor, Gradients]:
+        value = torch.zeros(())
+
+        def seeds(outputs: Tensor) -> Tensor:
+            nonlocal value
+            losses, slopes, second = output_derivatives(self.inner, outputs, batch)
+            value = losses.mean()
+            if not bool(second.isfinite().all()):
+                return torch.stack([slopes] * (self.num_samples + 1))
+            drawn = draws(second, self.num_samples, self.seed * 1_000_003 + int(self.state["count"]))
+            return torch.cat([drawn, slopes[None]])
+
+        jacobian = BatchJacobian(self.inner, params, batch, statistics, seeds)
+        n, k = len(jacobian.outputs), self.num_samples
+        scale, damping = (n * k) ** -0.5, self.damping
+        kernel = jacobian.gram().double().view(n, k + 1, n, k + 1)
+        system = scale**2 * kernel[:, :k, :, :k].reshape(n * k, n * k)
+        system.diagonal().add_(damping)
+        along = scale * kernel[:, :k, :, k].sum(2).flatten() / n
+        y = -scale / damping * torch.linalg.solve(system, along).view(n, k)
+        d = jacobian.pull(torch.cat([y, torch.full_like(y[:, :1], 1 / (n * damping))], 1).to(jacobian.outputs.dtype))
+        if statistics:
+            self.state["count"] = self.state["count"] + 1
+            if self.rule is not None:
+                self.adapt(params, batch, value, jacobian.pull(jacobian.outputs.new_tensor([0.0] * k + [1 / n]).repeat(n)), d)
         return value, d
 
 

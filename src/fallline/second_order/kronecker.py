@@ -16,7 +16,7 @@ from fallline.core.oracle import Batch, Gradients, Oracle, gradient
 from fallline.core.types import Params
 from fallline.objectives.base import at_least
 from fallline.second_order.base import Solver, finite, plain
-from fallline.second_order.layers import Layer, layers_of, output_derivatives, recording
+from fallline.second_order.layers import Layer, draws, layers_of, output_derivatives, recording, roots
 
 __all__ = ["ekfac", "kfac"]
 
@@ -178,13 +178,9 @@ class _Kronecker(Solver):
     def _seeds(self, outputs: Tensor, batch: Batch, count: int) -> Tensor:
         """Columns v with a sum (or an expectation) of v v^T that is the second derivative of each example's loss, (draws, *outputs)."""
         _, _, second = output_derivatives(self.inner, outputs, batch)
-        sizes, vectors = torch.linalg.eigh(second)
-        roots = (vectors * sizes.clamp(min=0).sqrt()[:, None]) @ vectors.mT  # symmetric, so that no sign is open
         if self.kind == "exact":
-            return roots.movedim(2, 0).reshape(-1, *outputs.shape)
-        random = torch.Generator().manual_seed(self.seed * 1_000_003 + count)
-        signs = torch.randint(0, 2, roots.shape[:2], generator=random).to(roots) * 2 - 1
-        return (roots @ signs[:, :, None]).reshape(1, *outputs.shape)
+            return roots(second).movedim(2, 0).reshape(-1, *outputs.shape)
+        return draws(second, 1, self.seed * 1_000_003 + count).reshape(1, *outputs.shape)
 
 
 class _KFAC(_Kronecker):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fallline.core.oracle import Batch, Oracle
 from fallline.core.types import Params
 
-__all__ = ["Layer", "layers_of", "output_derivatives", "recording"]
+__all__ = ["Layer", "draws", "layers_of", "output_derivatives", "recording", "roots"]
 
 
 @dataclass
@@ -113,3 +113,17 @@ def output_derivatives(oracle: Oracle, outputs: Tensor, batch: Batch) -> tuple[T
         seeds = torch.eye(k, dtype=flat.dtype, device=flat.device)[:, None].expand(k, len(flat), k)
         (second,) = torch.autograd.grad(flat, z, seeds, is_grads_batched=True)
     return losses.detach(), flat.detach(), second.flatten(2).movedim(0, 1).detach()
+
+
+def roots(second: Tensor) -> Tensor:
+    """The symmetric square roots of second derivatives (n, k, k), what is negative taken as zero."""
+    sizes, vectors = torch.linalg.eigh(second)
+    return (vectors * sizes.clamp(min=0).sqrt()[:, None]) @ vectors.mT  # symmetric, so that no sign is open
+
+
+def draws(second: Tensor, num: int, key: int) -> Tensor:
+    r"""Random v, shape (num, n, k), with :math:`\mathbb{E} v v^T` the second derivative (n, k, k) of each example's loss."""
+    root = roots(second)
+    random = torch.Generator().manual_seed(key)
+    signs = torch.randint(0, 2, (num, *root.shape[:2]), generator=random).to(root) * 2 - 1
+    return torch.einsum("ncj,snj->snc", root, signs)
