@@ -65,4 +65,6 @@ SOLVERS = {
     "saddle_free_newton": lambda o: so.saddle_free_newton(o, 0.1),
     "kfac": lambda o: so.kfac(o, 0.1, every=2),
     "ekfac": lambda o: so.ekfac(o, 0.1, every=2),
+    "tngd": lambda o: so.tngd(o, 0.5, time=4.0, num_steps=20, temperature=1e-8),
+    "stochastic_lbfgs": lambda o: so.stochastic_lbfgs(o, every=1),
 }

@@ -11,7 +11,9 @@ from fallline.second_order.conjugate import Solution, conjugate_gradient
 from fallline.second_order.gauss_newton import egn
 from fallline.second_order.kronecker import ekfac, kfac
 from fallline.second_order.newton import newton_cg, regularised_newton
+from fallline.second_order.quasi_newton import stochastic_lbfgs, two_loop
 from fallline.second_order.saddle_free import saddle_free_newton
+from fallline.second_order.thermodynamic import tngd
 
 __all__ = [
     "LevenbergMarquardt",
@@ -25,4 +27,7 @@ __all__ = [
     "newton_cg",
     "regularised_newton",
     "saddle_free_newton",
+    "stochastic_lbfgs",
+    "tngd",
+    "two_loop",
 ]

@@ -51,9 +51,7 @@ def egn(
             f"egn() got num_samples={num_samples}. Expected at least 1, or None for the exact matrix. Pass for example num_samples=1."
         )
     inner = plain(oracle, "egn")
-    solver = (
-        _ExactGaussNewton(inner, damping) if num_samples is None else _Sampled(inner, damping, num_samples, seed)
-    )
+    solver = _ExactGaussNewton(inner, damping) if num_samples is None else _Sampled(inner, damping, num_samples, seed)
     if not solver.damping > 0:
         raise InvalidValueError(
             "egn() got damping=0. Expected a number above 0, since a batch's matrix has no inverse where there are more parameters "
@@ -111,7 +109,9 @@ class _Sampled(Solver):
         if statistics:
             self.state["count"] = self.state["count"] + 1
             if self.rule is not None:
-                self.adapt(params, batch, value, jacobian.pull(jacobian.outputs.new_tensor([0.0] * k + [1 / n]).repeat(n)), d)
+                self.adapt(
+                    params, batch, value, jacobian.pull(jacobian.outputs.new_tensor([0.0] * k + [1 / n]).repeat(n)), d
+                )
         return value, d
 
 
