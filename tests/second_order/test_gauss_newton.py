@@ -12,7 +12,7 @@ from fallline.curvature import ggn, jacobian
 from fallline.objectives import reduced, sam
 from fallline.second_order import egn, levenberg_marquardt
 from fallline.second_order.dual import BatchJacobian
-from fallline.second_order.layers import draws, output_derivatives
+from fallline.second_order.layers import draws, output_derivatives, roots
 
 
 class Shared(nn.Module):
@@ -185,3 +185,17 @@ def test_draws_have_the_second_derivative_as_their_mean():
     assert (torch.einsum("sni,snj->nij", v, v) / 4000 - second).abs().max() < 0.02
     with pytest.raises(InvalidValueError, match=r"num_samples=0.*or None"):
         egn(oracle, num_samples=0)
+
+
+def test_roots_of_what_is_nearly_zero():
+    """In float32 LAPACK failed to decompose such second derivatives, of a model that is sure of its answers."""
+    p = (
+        torch.zeros(64, 10)
+        .index_fill_(1, torch.tensor([0]), 30.0)
+        .add_(20 * torch.randn(64, 10, generator=torch.Generator().manual_seed(0)))
+    )
+    p = p.softmax(1)
+    second = torch.diag_embed(p) - p[:, :, None] * p[:, None]
+    second = torch.cat([second, 1e-38 * second, 0 * second])
+    found = roots(second)
+    torch.testing.assert_close(found @ found, second, rtol=1e-5, atol=1e-7)

@@ -56,12 +56,12 @@ def test_draws_have_the_exact_factor_as_their_mean():
     model, batch = mlp(), data()
     _, g = hand_factors(model, batch)
     solver = kfac(softmax(model), kind="mc", decay=1.0, every=10_000)  # decay=1: the mean of all draws
-    for _ in range(300):
+    for _ in range(150):
         direction(solver, batch, statistics=True)
-    assert (solver.state["0.g"] - g).norm() < 0.05 * g.norm()
+    assert (solver.state["0.g"] - g).norm() < 0.1 * g.norm()
     once = kfac(softmax(model), kind="mc")
     direction(once, batch, statistics=True)
-    assert (once.state["0.g"] - g).norm() > 0.05 * g.norm()
+    assert (once.state["0.g"] - g).norm() > 0.1 * g.norm()
 
 
 def test_empirical_factors_are_those_of_the_gradients():

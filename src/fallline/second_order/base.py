@@ -15,7 +15,7 @@ from fallline.core.oracle import Batch, Gradients, Oracle
 from fallline.core.types import Params
 from fallline.objectives.base import Objective, at_least
 
-__all__ = ["LevenbergMarquardt", "Solver", "finite", "levenberg_marquardt", "plain"]
+__all__ = ["LevenbergMarquardt", "Solver", "eigh", "finite", "levenberg_marquardt", "plain"]
 
 
 @dataclass(frozen=True)
@@ -105,3 +105,14 @@ def plain(oracle: Oracle, by: str) -> Oracle:
 def finite(tensors: Params) -> bool:
     """Whether every number is finite."""
     return all(bool(x.isfinite().all()) for x in tensors.values())
+
+
+def eigh(a: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues (..., n) and vectors (..., n, n) of symmetric matrices, in float64 of the scale one: in float32 LAPACK gives up on some
+    that are nearly zero."""
+    wide = a.double()
+    size = wide.abs().amax((-2, -1), keepdim=True)
+    size = torch.where(size > 0, size, 1.0)
+    scaled = wide / size
+    values, vectors = torch.linalg.eigh((scaled + scaled.mT) / 2)
+    return (values * size[..., 0]).to(a.dtype), vectors.to(a.dtype)

@@ -15,7 +15,7 @@ from fallline.core.errors import InvalidValueError, unknown
 from fallline.core.oracle import Batch, Gradients, Oracle, gradient
 from fallline.core.types import Params
 from fallline.objectives.base import at_least
-from fallline.second_order.base import Solver, finite, plain
+from fallline.second_order.base import Solver, eigh, finite, plain
 from fallline.second_order.layers import Layer, draws, layers_of, output_derivatives, recording, roots
 
 __all__ = ["ekfac", "kfac"]
@@ -201,7 +201,7 @@ class _EKFAC(_Kronecker):
     made = "basis"
 
     def decomposed(self, name: str, state: Params) -> Gradients:
-        (va, ua), (vg, ug) = (torch.linalg.eigh(state[f"{name}.{k}"]) for k in "ag")
+        (va, ua), (vg, ug) = (eigh(state[f"{name}.{k}"]) for k in "ag")
         return {
             f"{name}.a_basis": ua,
             f"{name}.g_basis": ug,

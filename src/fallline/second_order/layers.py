@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from fallline.core.oracle import Batch, Oracle
 from fallline.core.types import Params
+from fallline.second_order.base import eigh
 
 __all__ = ["Layer", "draws", "layers_of", "output_derivatives", "recording", "roots"]
 
@@ -117,7 +118,7 @@ def output_derivatives(oracle: Oracle, outputs: Tensor, batch: Batch) -> tuple[T
 
 def roots(second: Tensor) -> Tensor:
     """The symmetric square roots of second derivatives (n, k, k), what is negative taken as zero."""
-    sizes, vectors = torch.linalg.eigh(second)
+    sizes, vectors = eigh(second)
     return (vectors * sizes.clamp(min=0).sqrt()[:, None]) @ vectors.mT  # symmetric, so that no sign is open
 
 

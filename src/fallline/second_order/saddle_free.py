@@ -15,7 +15,7 @@ from fallline.core.types import Params
 from fallline.curvature import eigsh, hessian
 from fallline.objectives.base import differentiable, flat, unflatten
 from fallline.objectives.problems import classifier
-from fallline.second_order.base import Solver, finite
+from fallline.second_order.base import Solver, eigh, finite
 from fallline.second_order.newton import newton_cg
 
 __all__ = ["saddle_free_newton"]
@@ -64,8 +64,7 @@ class _SaddleFree(Solver):
         operator = hessian(self.inner, batch, params)
         b = operator.domain.flatten(g)
         if self.rank is None:
-            matrix = operator.dense()
-            sizes, vectors = torch.linalg.eigh((matrix + matrix.T) / 2)
+            sizes, vectors = eigh(operator.dense())
             d = vectors @ ((vectors.T @ b) / (sizes.abs() + self.damping))
             return value, operator.domain.unflatten(d)
         found = eigsh(operator, self.rank, which="magnitude", tol=1e-2, max_products=self.max_products)
