@@ -8,7 +8,7 @@ from scipy.sparse.linalg import cg as scipy_cg
 
 from fallline.core.errors import FalllineError, InvalidTypeError, InvalidValueError
 from fallline.curvature import Operator, Space, ggn, hessian
-from fallline.objectives import sam
+from fallline.objectives import reduced, sam, term
 from fallline.second_order import (
     conjugate_gradient,
     levenberg_marquardt,
@@ -155,3 +155,13 @@ def test_errors_say_what_to_do():
     with pytest.raises(InvalidValueError, match=r"2550 parameters and no rank.*rank=20"):
         saddle_free_newton(softmax(torch.nn.Linear(50, 50)))
     assert space_of(oracle).dim == 51
+
+
+def test_an_objective_that_changes_the_loss_can_be_inside():
+    inner = reduced(softmax(mlp()), lambda losses: term(losses, t=1.0))
+    batch = data(30)
+    expected = solved(hessian(inner, batch), gradient_of(inner, batch), 3.0)
+    torch.testing.assert_close(direction(newton_cg(inner, 3.0, tol=1e-12), batch), expected)
+    values, vectors = torch.linalg.eigh(hessian(inner, batch).dense())
+    expected = vectors @ ((vectors.T @ gradient_of(inner, batch)) / (values.abs() + 0.01))
+    torch.testing.assert_close(direction(saddle_free_newton(inner, 0.01), batch), expected)

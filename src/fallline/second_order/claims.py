@@ -30,7 +30,7 @@ def _network(*widths: int, examples: int, tanh: bool) -> tuple[Oracle, Batch]:
 
 
 @claim("kfac", "for a deep linear network and one example each layer's A (x) G is its block of the Fisher matrix, and, as damping goes to "
-       "zero, the step is the (pseudo-)inverse of that block times the gradient", where="arXiv:1503.05671, section 3")  # fmt: skip
+       "zero, the step is the (pseudo-)inverse of that block times the gradient", where="arXiv:1503.05671")  # fmt: skip
 def one_example_is_exact(lab):
     oracle, batch = _network(4, 5, 3, examples=1, tanh=False)
     g = oracle.value_and_grad(oracle.params, batch)[1]
@@ -44,7 +44,7 @@ def one_example_is_exact(lab):
 
 
 @claim("ekfac", "for one example the step is (F + damping I)^-1 g for every layer's block F, whatever the damping",
-       where="arXiv:1806.03884, section 3")  # fmt: skip
+       where="arXiv:1806.03884")  # fmt: skip
 def one_example_is_exact_with_damping(lab):
     oracle, batch = _network(4, 5, 3, examples=1, tanh=True)
     g = oracle.value_and_grad(oracle.params, batch)[1]
@@ -57,7 +57,7 @@ def one_example_is_exact_with_damping(lab):
 
 
 @claim("ekfac", "of every layer's block of the Fisher matrix it is the better approximation in Frobenius norm than K-FAC",
-       where="arXiv:1806.03884, section 3")  # fmt: skip
+       where="arXiv:1806.03884")  # fmt: skip
 def nearer_than_kfac(lab):
     oracle, batch = _network(5, 6, 3, examples=40, tanh=True)
     solver = ekfac(oracle, kind="exact")

@@ -90,7 +90,7 @@ def conjugate_gradient(
 @claim(
     "conjugate_gradient",
     "it ends after as many products as there are different eigenvalues, and its error in the energy norm falls as 2 (sqrt(c)-1)/(sqrt(c)+1)",
-    where="Hestenes and Stiefel 1952; Nocedal and Wright 2006, theorems 5.4 and 5.5",
+    where="Hestenes and Stiefel 1952; Nocedal and Wright 2006, theorem 5.4 and eq. 5.36",
 )
 def as_many_as_eigenvalues(lab):
     made = torch.Generator().manual_seed(0)

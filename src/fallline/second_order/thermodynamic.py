@@ -88,7 +88,7 @@ class _Thermodynamic(Solver):
 
 
 @claim("tngd", "after a long time the step is the damped natural gradient, after a short one time times the gradient",
-       where="arXiv:2405.13817, section 3")  # fmt: skip
+       where="arXiv:2405.13817")  # fmt: skip
 def long_and_short_times(lab):
     oracle, batch = classifier()
     g = flat(oracle.value_and_grad(oracle.params, batch)[1])
@@ -100,7 +100,7 @@ def long_and_short_times(lab):
 
 
 @claim("tngd", "going on from the last state is waiting longer: two steps on one batch are one of twice the time",
-       where="arXiv:2405.13817, section 3")  # fmt: skip
+       where="arXiv:2405.13817")  # fmt: skip
 def states_go_on(lab):
     oracle, batch = classifier()
     solver = tngd(oracle, time=0.5, num_steps=5)
