@@ -106,7 +106,7 @@ class _NewtonCG(Solver):
 def regularised_newton(
     oracle: Oracle, smoothness: float = 1.0, *, tol: float = 1e-6, max_products: int = 100
 ) -> Solver:
-    r"""Newton's method with damping by the root of the gradient's norm: global without a line search, and quadratic near the end.
+    r"""Newton's method with damping by the root of the gradient's norm: global without a line search, and superlinear near the end.
 
     .. math:: d = \left(\nabla^2 L + \sqrt{H |g|}\, I\right)^{-1} g
 
