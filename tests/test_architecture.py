@@ -9,7 +9,7 @@ import fallline
 
 ROOT = Path(fallline.__file__).parent
 LIBRARY = {
-    "core", "transforms", "methods", "schedules", "scaling", "nn", "objectives", "curvature", "flows", "landscape", "dynamics", "tasks", "optim", "checkpoint",
+    "core", "transforms", "methods", "schedules", "scaling", "nn", "objectives", "curvature", "second_order", "flows", "landscape", "dynamics", "tasks", "optim", "checkpoint",
 }  # fmt: skip
 # package -> packages of ours that it may import
 ALLOWED = {
@@ -22,6 +22,7 @@ ALLOWED = {
     "nn": {"core", "transforms"},
     "objectives": {"core", "transforms"},
     "curvature": {"core", "transforms"},
+    "second_order": {"core", "transforms", "curvature", "objectives"},
     "flows": {"core", "transforms", "curvature"},
     "landscape": {"core", "curvature"},
     "optim": {"core", "methods"},

@@ -38,7 +38,7 @@ _HOME = {
 }
 _PACKAGES = (
     "checkpoint", "curvature", "dynamics", "flows", "lab", "landscape", "methods", "nn", "objectives", "optim", "report", "scaling",
-    "schedules", "tasks", "testing", "transforms",
+    "schedules", "second_order", "tasks", "testing", "transforms",
 )  # fmt: skip
 
 __all__ = [
@@ -73,6 +73,7 @@ __all__ = [
     "save",
     "scaling",
     "schedules",
+    "second_order",
     "tasks",
     "testing",
     "transform",
@@ -96,6 +97,7 @@ if TYPE_CHECKING:
         report,
         scaling,
         schedules,
+        second_order,
         tasks,
         testing,
         transforms,

@@ -11,7 +11,9 @@ __all__ = ["CLAIMS", "FAMILIES", "Check", "Claim", "claim"]
 Check: TypeAlias = Callable[[Any], Iterator[Any]]
 """Gets the lab with its problems and comparisons, yields outcomes."""
 
-FAMILIES = ("schedules", "scaling", "nn", "objectives", "curvature", "flows", "landscape", "dynamics")
+FAMILIES = (
+    "schedules", "scaling", "nn", "objectives", "curvature", "second_order", "flows", "landscape", "dynamics",
+)  # fmt: skip
 """Packages whose features make claims; those of methods stand with the methods."""
 
 

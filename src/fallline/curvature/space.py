@@ -76,7 +76,7 @@ class Space:
         """Views of a vector of shape (..., dim) as tensors of shape (..., *shape)."""
         lead = flat.shape[:-1]
         pieces = flat.split(self.sizes, -1)
-        return {name: x.reshape(*lead, *shape) for (name, shape), x in zip(self.shapes.items(), pieces, strict=True)}
+        return {name: x.reshape((*lead, *shape)) for (name, shape), x in zip(self.shapes.items(), pieces, strict=True)}
 
     def matching(self, patterns: Iterable[str]) -> list[str]:
         """The names that match one of the patterns (``layer1.*``), in order."""

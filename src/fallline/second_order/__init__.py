@@ -1,0 +1,33 @@
+"""Steps that need curvature: Gauss-Newton, Newton and natural gradients, as oracles around an oracle that any optimizer steps with.
+
+solver = egn(of_module(model, F.cross_entropy), damping=levenberg_marquardt(1.0))
+optimizer.zero_grad(); solver.backward((inputs, targets)); optimizer.step()
+"""
+
+from __future__ import annotations
+
+from fallline.second_order.base import LevenbergMarquardt, Solver, levenberg_marquardt
+from fallline.second_order.conjugate import Solution, conjugate_gradient
+from fallline.second_order.gauss_newton import egn
+from fallline.second_order.kronecker import ekfac, kfac
+from fallline.second_order.newton import newton_cg, regularised_newton
+from fallline.second_order.quasi_newton import stochastic_lbfgs, two_loop
+from fallline.second_order.saddle_free import saddle_free_newton
+from fallline.second_order.thermodynamic import tngd
+
+__all__ = [
+    "LevenbergMarquardt",
+    "Solution",
+    "Solver",
+    "conjugate_gradient",
+    "egn",
+    "ekfac",
+    "kfac",
+    "levenberg_marquardt",
+    "newton_cg",
+    "regularised_newton",
+    "saddle_free_newton",
+    "stochastic_lbfgs",
+    "tngd",
+    "two_loop",
+]
