@@ -1,0 +1,56 @@
+"""Fashion-MNIST with 40 % wrong training labels: what a method does with labels that can only be learned by heart.
+
+A multilayer perceptron, 784-256-256-10 with ReLU, which can fit every label. Of the 6,000 training labels 2,400, drawn once and for all, are replaced by
+another class, each of the nine with the same probability. Validation labels are clean. The longer and the harder a method
+fits, the more wrong labels it learns: final quality and training loss no longer go together.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from torch import nn
+
+from fallline.tasks.corpora import FASHION_MNIST
+from fallline.tasks.datasets import Tensors
+from fallline.tasks.entry import Entry
+from fallline.tasks.fashion_cnn import split as clean
+from fallline.tasks.objectives import ERROR, cross_entropy
+
+__all__ = ["FASHION_NOISY", "mlp"]
+
+SHARE = 0.4
+
+
+def mlp() -> nn.Module:
+    """Images (batch, 1, 28, 28) to logits (batch, 10); torch's default initialisation."""
+    hidden = [nn.Linear(784, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU()]
+    return nn.Sequential(nn.Flatten(), *hidden, nn.Linear(256, 10))
+
+
+def wrong(labels: np.ndarray) -> np.ndarray:
+    """A copy of the labels in which ``SHARE`` of them, rounded down, are another class."""
+    random = np.random.RandomState(0)
+    chosen = random.permutation(len(labels))[: int(SHARE * len(labels))]
+    noisy = labels.copy()
+    noisy[chosen] = (noisy[chosen] + random.randint(1, 10, len(chosen))) % 10
+    return noisy
+
+
+def split(train: np.ndarray, labels: np.ndarray, *valid: np.ndarray) -> tuple[Tensors, Tensors]:
+    """As `fashion-cnn`, with wrong labels in the training part."""
+    return clean(train, wrong(labels), *valid)
+
+
+FASHION_NOISY = Entry(
+    name="fashion-noisy",
+    summary="classify Fashion-MNIST from training labels of which 40 % are wrong; fitting harder is not better",
+    corpus=FASHION_MNIST,
+    split=split,
+    model=mlp,
+    loss=cross_entropy,
+    metric=ERROR,
+    target=20.0,
+    target_note="-",
+    batch_size=128,
+    steps=1000,
+)
