@@ -1,7 +1,7 @@
 """Fashion-MNIST with a long tail: the most frequent class has a hundred times the examples of the rarest.
 
-The multilayer perceptron of `fashion-noisy`. Class k keeps about 586 x 100^(-k/9) of its training images (Cui et al.,
-arXiv:1901.05555, section 5, use this shape), 1,446 in all, from T-shirts to ankle boots. The validation set has the same
+The multilayer perceptron of `fashion-noisy`. Class k keeps 560 x 100^(-k/9) of its training images (Cui et al.,
+arXiv:1901.05555, section 5, use this shape), 1,390 in all, from T-shirts to ankle boots. The validation set has the same
 number of every class, so its error is the balanced one: a model that forgets the five rare classes has 50 %.
 """
 

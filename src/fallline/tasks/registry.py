@@ -16,7 +16,6 @@ from fallline.tasks.fashion_longtail import FASHION_LONGTAIL
 from fallline.tasks.fashion_noisy import FASHION_NOISY
 from fallline.tasks.fashion_resnet import FASHION_NFNET, FASHION_RESNET
 from fallline.tasks.fashion_vit import FASHION_VIT
-from fallline.tasks.gan_ring import GAN_RING
 from fallline.tasks.matrix_factorisation import MATRIX_FACTORISATION
 from fallline.tasks.pinn_poisson import PINN_POISSON
 from fallline.tasks.quadratic import QUADRATIC
@@ -54,7 +53,6 @@ TASKS = _Registry(
         SIGNALS_GRU,
         SIREN_IMAGE,
         PINN_POISSON,
-        GAN_RING,
         BREAST_CANCER_LOGISTIC,
         MATRIX_FACTORISATION,
         QUADRATIC,
