@@ -79,7 +79,7 @@ FASHION_RESNET = Entry(
     target=15.0,
     target_note="-",
     batch_size=128,
-    steps=200,
+    steps=150,
     num_evals=10,
 )
 

@@ -54,6 +54,6 @@ FASHION_VIT = Entry(
     target=18.0,
     target_note="-",
     batch_size=64,
-    steps=400,
+    steps=300,
     num_evals=10,
 )

@@ -85,5 +85,5 @@ SIGNALS_GRU = Entry(
     target=20.0,
     target_note="-",
     batch_size=100,
-    steps=500,
+    steps=400,
 )
