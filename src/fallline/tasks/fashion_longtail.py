@@ -42,9 +42,9 @@ FASHION_LONGTAIL = Entry(
     model=mlp,
     loss=cross_entropy,
     metric=ERROR,
-    # At the full budget, 5 % warm-up, cosine, torch 2.13, one thread, seed 1: AdamW 24.1 at lr 3e-3, 24.9 at 1e-3; Nesterov 26.4 at 0.03, 27.7 at 0.1; SGD 26.6 at 0.3.
-    # 870 images: one is 0.11 points, and the standard error of one value is 1.5. Each is `fallline run fashion-longtail --method M
-    # --set lr=L --seed 1`.
+    # At the full budget, 5 % warm-up, cosine, torch 2.13, one thread, seed 1: AdamW 24.1 at lr 3e-3, 24.9 at 1e-3;
+    # Nesterov 26.4 at 0.03, 27.7 at 0.1; SGD 26.6 at 0.3. 870 images: one is 0.11 points, and the standard error of one
+    # value is 1.5. Each is `fallline run fashion-longtail --method M --set lr=L --seed 1`.
     target=25.0,
     target_note="tuned AdamW reaches it; SGD and Nesterov end a point or two above",
     batch_size=64,

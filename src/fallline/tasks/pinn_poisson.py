@@ -107,8 +107,9 @@ PINN_POISSON = Entry(
     model=Jet,
     loss=residual,
     metric=Metric("squared error of u", _error, unit="%"),
-    # At the full budget, 5 % warm-up, cosine, torch 2.13, one thread, seed 1: AdamW 0.0075 at lr 1e-2; Nesterov 0.0036 and 0.0017 (seed 2) at 3e-3, 44 at 1e-3, 97 at
-    # 3e-4; SGD 94 at 3e-3, 185 at 1e-2. Each is `fallline run pinn-poisson --method M --set lr=L --seed S`.
+    # At the full budget, 5 % warm-up, cosine, torch 2.13, one thread, seed 1: AdamW 0.0075 and 0.057 (seed 2) at lr 1e-2;
+    # Nesterov 0.0036 and 0.0017 (seed 2) at 3e-3, 44 at 1e-3, 97 at 3e-4; SGD 94 at 3e-3, 185 at 1e-2; SGD at 3e-2 and
+    # Nesterov at 1e-2 diverge. Each is `fallline run pinn-poisson --method M --set lr=L --seed S`.
     target=0.1,
     target_note="tuned AdamW and Nesterov reach it, Nesterov just below its edge of stability; SGD does not",
     batch_size=128,

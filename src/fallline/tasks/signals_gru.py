@@ -1,4 +1,4 @@
-"""A recurrent network on short signals with noise: a plateau that plain SGD does not leave.
+"""A recurrent network on short signals with noise: a plateau that plain SGD leaves late.
 
 Ten random patterns of 12 numbers, each stretched, scaled, moved to a random place of a signal of 40, and covered with
 correlated noise and a random slope; the network must say which pattern it was. The data follow the idea of MNIST-1D
@@ -76,14 +76,17 @@ SIGNALS = Generated(
 
 SIGNALS_GRU = Entry(
     name="signals-gru",
-    summary="find patterns in short noisy signals with a recurrent network; SGD stays on the plateau",
+    summary="find patterns in short noisy signals with a recurrent network; SGD leaves the plateau late",
     corpus=SIGNALS,
     split=split,
     model=Recurrent,
     loss=cross_entropy,
     metric=ERROR,
+    # At the full budget, 5 % warm-up, cosine, torch 2.13, one thread, seed 1: AdamW 17.2 at lr 1e-2; SGD 48.2 at 1;
+    # Nesterov 63.9 at 0.1, and 46.8 at 0.3 with 500 steps. Each is `fallline run signals-gru --method M --set lr=L --seed
+    # 1`.
     target=20.0,
-    target_note="-",
+    target_note="AdamW reaches it; SGD and Nesterov leave the plateau late and end near 50",
     batch_size=100,
     steps=400,
 )

@@ -70,9 +70,9 @@ SIREN_IMAGE = Entry(
     model=Siren,
     loss=fit,
     metric=Metric("1000 x MSE", _scaled),
-    # At the full budget, 5 % warm-up, cosine, torch 2.13, one thread: Nesterov 3.8 and 3.9 at lr 0.03 (seeds 1, 2), 7.0 at 0.01 and 109 at 0.1; AdamW 4.1 and 3.3 at
-    # 3e-3, 6.5 at 1e-3 and 107 at 1e-2; SGD 8.4 at 0.1, 10.3 at 0.3, 109 at 1.
-    # Each is `fallline run siren-image --method M --set lr=L --seed S`.
+    # At the full budget, 5 % warm-up, cosine, torch 2.13, one thread: Nesterov 3.8 and 3.9 at lr 0.03 (seeds 1, 2), 7.0
+    # at 0.01 and 109 at 0.1; AdamW 4.1 and 3.3 at 3e-3, 6.5 at 1e-3 and 107 at 1e-2; SGD 8.4 at 0.1, 10.3 at 0.3, 109 at
+    # 1. Each is `fallline run siren-image --method M --set lr=L --seed S`.
     target=5.0,
     target_note="23 dB; tuned AdamW and Nesterov reach it, half a decade more costs 14 dB; SGD ends at 8",
     batch_size=1024,

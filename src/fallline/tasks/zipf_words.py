@@ -73,9 +73,9 @@ ZIPF_WORDS = Entry(
     model=WordModel,
     loss=cross_entropy,
     metric=Metric("validation loss", cross_entropy, unit="nats"),
-    # At the full budget, 5 % warm-up, cosine, torch 2.13, one thread, seed 1: Nesterov 5.40 at lr 1, 5.60 at 0.3, 6.2 at 3; AdamW 5.45 at 3e-2 and 1e-2, 5.69 at 3e-3;
-    # SGD 5.58 at 3, diverges at 10. With rates up to 0.3 alone, AdamW would seem the better one.
-    # Each is `fallline run zipf-words --method M --set lr=L --seed 1`.
+    # At the full budget, 5 % warm-up, cosine, torch 2.13, one thread, seed 1: Nesterov 5.40 at lr 1, 5.60 at 0.3, 6.2 at
+    # 3; AdamW 5.45 at 3e-2 and 1e-2, 5.69 at 3e-3; SGD 5.58 at 3, diverges at 10. With rates up to 0.3 alone, AdamW would
+    # seem the better one. Each is `fallline run zipf-words --method M --set lr=L --seed 1`.
     target=5.5,
     target_note="tuned Nesterov and AdamW reach it; SGD ends at 5.6",
     batch_size=128,
