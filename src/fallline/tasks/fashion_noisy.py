@@ -1,8 +1,8 @@
 """Fashion-MNIST with 40 % wrong training labels: what a method does with labels that can only be learned by heart.
 
-A multilayer perceptron, 784-256-256-10 with ReLU, which can fit every label. Of the 6,000 training labels 2,400, drawn once and for all, are replaced by
-another class, each of the nine with the same probability. Validation labels are clean. The longer and the harder a method
-fits, the more wrong labels it learns: final quality and training loss no longer go together.
+A multilayer perceptron, 784-256-256-10 with ReLU: 45 weights for each training image. Of the 6,000 training labels 2,400,
+drawn once and for all, are replaced by another class, each of the nine with the same probability. Validation labels are
+clean. The harder a method fits, the more wrong labels it learns: rates that train fastest do not validate best.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A small vision transformer on Fashion-MNIST: matrices of several roles, and a start that needs a warm-up.
+"""A small vision transformer on Fashion-MNIST: matrices of several roles, and a method with one rate for all of them lags.
 
 An image is 16 patches of 7x7 pixels. Two pre-norm blocks of width 48 with four heads, learned positions, the mean over
 patches, and a linear head. Without augmentation, so that methods differ in the optimisation rather than in what they add.
@@ -51,8 +51,10 @@ FASHION_VIT = Entry(
     model=VisionTransformer,
     loss=cross_entropy,
     metric=ERROR,
-    target=18.0,
-    target_note="-",
+    # At the full budget, 5 % warm-up, cosine, torch 2.13, one thread, seed 1: AdamW 21.6 at lr 3e-3, Nesterov 22.9 at 0.1, SGD 27.6 at 0.3; one
+    # rate each, not a search. Each is `fallline run fashion-vit --method M --set lr=L --seed 1`.
+    target=23.0,
+    target_note="AdamW and Nesterov reach it at the first rates tried; SGD ends at 27.6",
     batch_size=64,
     steps=300,
     num_evals=10,

@@ -95,5 +95,5 @@ MATRIX_FACTORISATION = Entry(
     target_note="tuned AdamW and Nesterov reach it; SGD ends at 0.5",
     batch_size=200,
     steps=1000,
-    spaces={"sgd": {"lr": log(1e-2, 100.0)}, "nesterov": {"lr": log(1e-2, 30.0)}},
+    spaces={"adamw": {"lr": log(1e-3, 3.0)}, "sgd": {"lr": log(1e-2, 100.0)}, "nesterov": {"lr": log(1e-2, 30.0)}},
 )

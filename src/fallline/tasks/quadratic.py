@@ -94,5 +94,5 @@ QUADRATIC = Entry(
     target_note="tuned Nesterov reaches it; SGD and AdamW end more than half a decade above",
     batch_size=ROWS,
     steps=1000,
-    spaces={"sgd": {"lr": log(1e-2, 10.0)}, "nesterov": {"lr": log(1e-2, 10.0)}},
+    spaces={"adamw": {"lr": log(1e-3, 10.0)}, "sgd": {"lr": log(1e-2, 10.0)}, "nesterov": {"lr": log(1e-2, 10.0)}},
 )

@@ -82,5 +82,5 @@ ROSENBROCK = Entry(
     target_note="Nesterov reaches it; SGD and AdamW do not",
     batch_size=1,
     steps=1500,
-    spaces={"sgd": {"lr": log(1e-5, 1e-1)}, "nesterov": {"lr": log(1e-5, 1e-1)}},
+    spaces={"adamw": {"lr": log(1e-3, 10.0)}, "sgd": {"lr": log(1e-5, 1e-1)}, "nesterov": {"lr": log(1e-5, 1e-1)}},
 )
