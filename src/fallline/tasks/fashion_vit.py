@@ -1,4 +1,4 @@
-"""A small vision transformer on Fashion-MNIST: matrices of several roles, and a method with one rate for all of them lags.
+"""A small vision transformer on Fashion-MNIST: matrices of several roles, on which plain SGD lags.
 
 An image is 16 patches of 7x7 pixels. Two pre-norm blocks of width 48 with four heads, learned positions, the mean over
 patches, and a linear head. Without augmentation, so that methods differ in the optimisation rather than in what they add.
