@@ -136,7 +136,7 @@ def test_the_card_of_a_task_says_all_there_is_to_know(capsys):
         "Model    64 trainable numbers",
         "steps of 128 examples; 20 evaluations",
         "Metric   log10 of the loss, lower is better",
-        "Target   -3.5: tuned Nesterov reaches it",
+        "Target   -3.7: tuned Nesterov reaches it",
         "Range    adamw: lr 0.001..10",
         "Run      fallline run quadratic --method adamw",
         "Compare  fallline compare quadratic",

@@ -89,8 +89,8 @@ MATRIX_FACTORISATION = Entry(
     loss=squares,
     metric=Metric("squared error", _percent, unit="%"),
     # At the full budget, 5 % warm-up, cosine, torch 2.13, one thread, seed 1: AdamW 0.017 at lr 0.3, 0.035 at 0.1, 0.091
-    # at 0.03; Nesterov 0.055 at 3, 0.56 at 1; SGD 0.54 at 10, 3.7 at 3; SGD at 30 and Nesterov at 10 diverge. Each is
-    # `fallline run matrix-factorisation --method M --set lr=L --seed 1`.
+    # at 0.03; Nesterov 0.055 at 3, 0.56 at 1; SGD 0.54 at 10, 3.7 at 3; SGD at 30, Nesterov at 10 and
+    # AdamW at 1 diverge. Each is `fallline run matrix-factorisation --method M --set lr=L --seed 1`.
     target=0.1,
     target_note="tuned AdamW and Nesterov reach it; SGD ends at 0.5",
     batch_size=200,

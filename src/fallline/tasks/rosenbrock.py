@@ -76,8 +76,8 @@ ROSENBROCK = Entry(
     loss=height,
     metric=Metric("log10 of the loss", _logarithm),
     # At the full budget, 5 % warm-up, cosine, torch 2.13, one thread, seed 1: Nesterov -4.28 at lr 2e-2, -2.42 at 1e-2,
-    # -0.76 at 3e-3; AdamW -1.63 at 0.3, -1.08 at 0.1; SGD -0.25 at 2e-2, 0.38 at 1e-2. Each is `fallline run rosenbrock
-    # --method M --set lr=L --seed 1`.
+    # -0.76 at 3e-3; AdamW -1.76 at 1, -1.63 at 0.3, -1.08 at 0.1; SGD -0.25 at 2e-2, 0.38 at 1e-2.
+    # Each is `fallline run rosenbrock --method M --set lr=L --seed 1`.
     target=-2.0,
     target_note="Nesterov reaches it; SGD and AdamW do not",
     batch_size=1,
