@@ -125,6 +125,36 @@ def test_catalogue_pages(capsys):
         assert expected in text
 
 
+def test_the_card_of_a_task_says_all_there_is_to_know(capsys):
+    assert main(["tasks", "quadratic"]) == 0
+    card = capsys.readouterr().out
+    for line in (
+        "quadratic\nLeast squares with a Hessian",
+        "Data     linear equations with a prescribed spectrum; made by fallline.tasks.quadratic",
+        "Licence  Apache-2.0, generated",
+        "Examples 128 to train on, 128 to validate on",
+        "Model    64 trainable numbers",
+        "steps of 128 examples; 20 evaluations",
+        "Metric   log10 of the loss, lower is better",
+        "Target   -3.7: tuned Nesterov reaches it",
+        "Range    adamw: lr 0.001..10",
+        "Run      fallline run quadratic --method adamw",
+        "Compare  fallline compare quadratic",
+    ):
+        assert line in card
+
+
+def test_a_task_of_the_user_has_a_card_too(capsys):
+    assert main(["tasks", SMALL]) == 0
+    card = capsys.readouterr().out
+    assert card.startswith(
+        "small\nSummary  linear regression\nExamples 48 to train on, 16 to validate on\nModel    5 trainable"
+    )
+    assert f"fallline run {SMALL}" in card
+    assert main(["tasks", "quadratik"]) == 2
+    assert "Did you mean quadratic" in capsys.readouterr().err
+
+
 def test_a_reader_that_goes_away_is_no_error():
     command = f"{sys.executable} -m fallline methods | head -1"
     result = subprocess.run(command, shell=True, capture_output=True, text=True)

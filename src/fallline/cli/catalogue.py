@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 
 from rich import box
@@ -13,7 +14,7 @@ import fallline.methods  # noqa: F401 (fills the registry)
 from fallline.core.method import METHODS, Method
 from fallline.core.schedule import Schedule
 
-__all__ = ["print_claims", "print_method", "print_methods", "print_tasks"]
+__all__ = ["print_claims", "print_method", "print_methods", "print_task", "print_tasks"]
 
 
 def console() -> Console:
@@ -89,8 +90,43 @@ def print_tasks() -> int:
         )  # fmt: skip
     out = console()
     out.print(table)
+    out.print("fallline tasks NAME prints a task's card.")
     out.print("Your own: fallline compare my_module:make_task, where make_task() returns a fallline.tasks.Task.")
     return 0
+
+
+def print_task(name: str) -> int:
+    """The card of one task, of ours or of the user's: what it tells apart, data, model, budget, metric and target."""
+    import torch
+
+    from fallline.tasks import TASKS, load
+
+    task = load(name)
+    with torch.random.fork_rng(devices=[]):
+        numbers = sum(p.numel() for p in task.model().parameters() if p.requires_grad)
+    better = "lower is better" if task.metric.minimize else "higher is better"
+    out = console()
+    out.print(Text(task.name, style="bold"))
+    if name in TASKS:
+        out.print(Text(TASKS[name].doc), end="\n\n")
+    _line(out, "Summary", task.summary)
+    for source in task.sources:
+        _line(out, "Data", f"{source.name}{' (SYNTHETIC stand-in)' if source.synthetic else ''}; {source.origin}")
+        _line(out, "Licence", source.licence)
+    _line(out, "Examples", f"{len(task.train):,} to train on, {len(task.valid):,} to validate on")
+    _line(out, "Model", f"{numbers:,} trainable numbers")
+    _line(out, "Budget", f"{task.steps:,} steps of {task.batch_size} examples; {task.num_evals} evaluations")
+    _line(out, "Metric", f"{task.metric}, {better}")
+    _line(out, "Target", f"{task.target:g}{f': {task.target_note}' if task.target_note else ''}")
+    for method, space in task.spaces.items():
+        _line(out, "Range", f"{method}: {', '.join(f'{key} {value}' for key, value in space.items())}")
+    _line(out, "Run", f"fallline run {shlex.quote(name)} --method adamw --set lr=3e-3")
+    _line(out, "Compare", f"fallline compare {shlex.quote(name)} --budget quick")
+    return 0
+
+
+def _line(out: Console, label: str, text: str) -> None:
+    out.print(Text(f"{label:<9}{text}"))
 
 
 def print_claims(names: Sequence[str], families: Sequence[str]) -> int:

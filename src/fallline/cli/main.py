@@ -215,11 +215,17 @@ def methods(name: str | None = None) -> int:
 
 
 @app.command
-def tasks() -> int:
-    """List the tasks: data, model, budget, metric and target."""
-    from fallline.cli.catalogue import print_tasks
+def tasks(name: str | None = None) -> int:
+    """List the tasks: data, model, budget, metric and target; with NAME, its card: what it tells apart, and how to run it.
 
-    return print_tasks()
+    Parameters
+    ----------
+    name
+        A task, as `digits-mlp`, or your own as in `compare`.
+    """
+    from fallline.cli.catalogue import print_task, print_tasks
+
+    return print_tasks() if name is None else print_task(name)
 
 
 @app.command

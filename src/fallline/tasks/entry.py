@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from fallline.core.space import Range
 from fallline.tasks.data import Corpus
 from fallline.tasks.datasets import Batch, Dataset
+from fallline.tasks.generated import Generated
 from fallline.tasks.task import Metric, Task
 
 __all__ = ["Entry"]
@@ -24,7 +25,7 @@ class Entry:
 
     name: str
     summary: str
-    corpus: Corpus
+    corpus: Corpus | Generated
     split: Callable[..., tuple[Dataset, Dataset]]
     model: Callable[[], nn.Module]
     loss: Callable[[nn.Module, Batch], Tensor]

@@ -12,9 +12,20 @@ from fallline.tasks.deep_autoencoder import DEEP_AUTOENCODER
 from fallline.tasks.digits_mlp import DIGITS_MLP
 from fallline.tasks.entry import Entry
 from fallline.tasks.fashion_cnn import FASHION_CNN
+from fallline.tasks.fashion_longtail import FASHION_LONGTAIL
+from fallline.tasks.fashion_noisy import FASHION_NOISY
+from fallline.tasks.fashion_resnet import FASHION_NFNET, FASHION_RESNET
+from fallline.tasks.fashion_vit import FASHION_VIT
+from fallline.tasks.matrix_factorisation import MATRIX_FACTORISATION
+from fallline.tasks.pinn_poisson import PINN_POISSON
+from fallline.tasks.quadratic import QUADRATIC
+from fallline.tasks.rosenbrock import ROSENBROCK
 from fallline.tasks.shakespeare_gpt import SHAKESPEARE_GPT
+from fallline.tasks.signals_gru import SIGNALS_GRU
+from fallline.tasks.siren_image import SIREN_IMAGE
 from fallline.tasks.task import Task
 from fallline.tasks.user import is_reference, load_user_task
+from fallline.tasks.zipf_words import ZIPF_WORDS
 
 __all__ = ["TASKS", "load"]
 
@@ -27,7 +38,27 @@ class _Registry(dict[str, Entry]):
         raise unknown("task", name, self, "Your own is written my_module:make_task.")
 
 
-TASKS = _Registry([DIGITS_MLP, DEEP_AUTOENCODER, FASHION_CNN, SHAKESPEARE_GPT, BREAST_CANCER_LOGISTIC])
+TASKS = _Registry(
+    [
+        DIGITS_MLP,
+        DEEP_AUTOENCODER,
+        FASHION_CNN,
+        FASHION_RESNET,
+        FASHION_NFNET,
+        FASHION_VIT,
+        FASHION_NOISY,
+        FASHION_LONGTAIL,
+        SHAKESPEARE_GPT,
+        ZIPF_WORDS,
+        SIGNALS_GRU,
+        SIREN_IMAGE,
+        PINN_POISSON,
+        BREAST_CANCER_LOGISTIC,
+        MATRIX_FACTORISATION,
+        QUADRATIC,
+        ROSENBROCK,
+    ]
+)
 """Name -> Entry; listing reads no data. An unknown name raises UnknownNameError with the nearest known ones."""
 
 
