@@ -439,5 +439,5 @@ def test_unknown_contracts_and_layouts_are_refused(register):
     sound = register(Plain())
     with pytest.raises(ValueError, match=r"Unknown contract 'convergez'\. Did you mean converges"):
         check(sound, "convergez")
-    with pytest.raises(ValueError, match=r"Unknown layout 'gpu'\. Known: eager"):
+    with pytest.raises(ValueError, match=r"Unknown layout 'gpu'\. Known: blocks, eager"):
         check(sound, layouts=("gpu",))

@@ -9,6 +9,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from fallline import METHODS
 from fallline.core.execute import compiler_available
 from fallline.core.formats import FORMATS, Blockwise
+from fallline.core.gradients import HessianDiagonal
 from fallline.core.rounding import random_bits, stream_key
 from fallline.core.transform import named_steps
 from fallline.core.types import At, Reach
@@ -234,6 +235,9 @@ def test_nonnegative_slots_are_and_the_others_are_not():
             for t in range(1, 20):
                 g = torch.randn(64, generator=generator)
                 at = At(p, g, t, torch.ones(()))
+                for s, asked in step.gradients.items():
+                    if isinstance(asked, HessianDiagonal):  # curvature of either sign
+                        slots[s] = torch.randn(64, generator=generator)
                 if step.reach == Reach.GROUP:
                     total = step.measure(g, at, **slots)
                     at = at._replace(totals=tuple(total)) if total.dim() else at._replace(total=total)

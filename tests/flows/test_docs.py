@@ -21,6 +21,7 @@ def test_the_table_names_what_there_is():
     named -= {
         "chain",
         "optimizer",
+        "current_chain",
         "flow",
         "loss",
         "start",
