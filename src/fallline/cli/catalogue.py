@@ -131,8 +131,11 @@ def _line(out: Console, label: str, text: str) -> None:
 
 def print_claims(names: Sequence[str], families: Sequence[str]) -> int:
     """Every claim with its outcome and time."""
+    import torch
+
     from fallline.lab.claims import all_claims, run_claim
 
+    torch.set_num_threads(1)  # small problems: a second thread only waits
     chosen = all_claims(names, families)  # a misspelt name is an error before anything runs
     results = [run_claim(subject, claim) for subject, claim in chosen]
     table = _table("of", "claim", "where", "seconds", "outcome")
