@@ -63,6 +63,15 @@ def test_divergence_is_a_result(task, lr):
     assert 1 <= record["diverged_at"] <= 40
 
 
+def test_gradients_that_are_never_finite_are_divergence_and_no_failure():
+    def loss(model, batch):
+        return small.mse(model, batch) + sum((0 * p).abs().sqrt().sum() for p in model.parameters())
+
+    record = train(small.make_task(loss=loss), spec("sgd", steps=150, lr=0.01))
+    assert record["status"] == "diverged"
+    assert record["diverged_at"] == 100
+
+
 def test_the_schedule_warms_up_for_five_percent_and_ends_at_zero():
     s = schedule(200)
     assert s.length == 200

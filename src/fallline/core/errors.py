@@ -10,6 +10,7 @@ __all__ = [
     "FalllineError",
     "InvalidTypeError",
     "InvalidValueError",
+    "NotFiniteError",
     "UnknownNameError",
     "nearest",
     "unknown",
@@ -30,6 +31,10 @@ class InvalidTypeError(FalllineError, TypeError):
 
 class UnknownNameError(FalllineError, ValueError):
     """A name that is not registered; the text lists the nearest known ones."""
+
+
+class NotFiniteError(RuntimeError):
+    """Gradients that are not finite, where the policy is to raise, or too many steps in a row: the run has diverged."""
 
 
 class CheckpointError(FalllineError, ValueError):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fallline.core.bundle import Bundle
-from fallline.core.errors import InvalidValueError, unknown
+from fallline.core.errors import InvalidValueError, NotFiniteError, unknown
 from fallline.core.sharding import agreed
 from fallline.core.storage import compute_dtype
 from fallline.core.units import Unit
@@ -71,7 +71,7 @@ class Guard:
         culprit, self._culprit = self._culprit, ""
         if self.policy == "raise" or self._in_a_row >= self.patience:
             row = f"{int(self._in_a_row)} steps in a row had" if self.policy == "skip" else "This step has"
-            raise RuntimeError(
+            raise NotFiniteError(
                 f"{row} a gradient that is not finite, or whose square is not, in {culprit}; nothing was changed. Expected "
                 f"finite gradients. Lower the learning rate, clip gradients, or look for the operation that overflows with "
                 f"torch.autograd.set_detect_anomaly(True)."

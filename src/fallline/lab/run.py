@@ -14,6 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from fallline.core.errors import NotFiniteError
 from fallline.core.method import METHODS
 from fallline.core.optimizer import Optimizer
 from fallline.core.schedule import Schedule
@@ -73,8 +74,9 @@ def chain_of(task: Task, spec: RunSpec) -> Chain:
 def train(task: Task, spec: RunSpec) -> dict[str, Any]:
     """Run ``spec`` on ``task``; returns a JSON-able record. Divergence is a result, not an error.
 
-    A run has diverged when its loss or metric is not finite, or when its loss stays above three times the first one for
-    5 % of the steps. Times are CPU seconds of this process, which other processes on the machine hardly disturb.
+    A run has diverged when its loss or metric is not finite, when its loss stays above three times the first one for
+    5 % of the steps, or when its gradients are not finite for so long that the optimizer gives up. Times are CPU
+    seconds of this process, which other processes on the machine hardly disturb.
     """
     with seeded(spec.seed, "init"):
         model = task.model()
@@ -84,7 +86,12 @@ def train(task: Task, spec: RunSpec) -> dict[str, Any]:
     record = _Record(task, spec)
     with torch.random.fork_rng(devices=[]):
         for t in range(1, spec.steps + 1):
-            if not record.alive(t, step_on(task, model, optimizer, spec.seed, t)):
+            try:
+                spent = step_on(task, model, optimizer, spec.seed, t)
+            except NotFiniteError:
+                record.diverged_at = t
+                break
+            if not record.alive(t, spent):
                 break
             if t in record.grid and not record.evaluated(t, evaluate(task, model)):
                 break
