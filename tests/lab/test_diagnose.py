@@ -1,5 +1,7 @@
 """A diagnosis names the cause, shows the effect of its remedy, and its runs are those of ``fallline run``."""
 
+import dataclasses
+
 import pytest
 
 from fallline.cli import main
@@ -64,3 +66,14 @@ def test_mistakes_are_errors():
         diagnose(load("digits-mlp"), "adamw", {"lr": -1.0})
     with pytest.raises(FalllineError, match="steps=-3"):
         diagnose(load("digits-mlp"), "adamw", steps=-3)
+
+
+def test_a_run_whose_gradients_are_never_finite_is_diagnosed_and_no_failure():
+    task = load("digits-mlp")
+
+    def loss(model, batch):
+        return task.loss(model, batch) + sum((0 * p).abs().sqrt().sum() for p in model.parameters())
+
+    found = diagnose(dataclasses.replace(task, loss=loss), "sgd", {"lr": 0.01}, steps=120)
+    assert "the optimizer gave up" in found.trial.findings[0].text
+    assert found.trial.record.skipped == 100

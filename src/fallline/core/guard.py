@@ -19,16 +19,19 @@ from fallline.core.sharding import agreed
 from fallline.core.storage import compute_dtype
 from fallline.core.units import Unit
 
-__all__ = ["POLICIES", "Guard", "Policy", "limit"]
+__all__ = ["PATIENCE", "POLICIES", "Guard", "Policy", "limit"]
 
 Policy = Literal["skip", "raise", "zero"]
 POLICIES: tuple[str, ...] = get_args(Policy)
+
+PATIENCE = 100
+"""Steps in a row that may be refused, by default."""
 
 
 class Guard:
     """Looks at the gradients before anything changes, and counts the steps it refused."""
 
-    def __init__(self, policy: Policy = "skip", patience: int = 100) -> None:
+    def __init__(self, policy: Policy = "skip", patience: int = PATIENCE) -> None:
         if policy not in POLICIES:
             raise unknown("nonfinite policy", str(policy), POLICIES)
         if isinstance(patience, bool) or not isinstance(patience, int) or patience < 1:

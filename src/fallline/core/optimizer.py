@@ -19,7 +19,7 @@ from fallline.core.errors import InvalidTypeError, InvalidValueError, unknown
 from fallline.core.evaluate import RandomState, evaluate_parts
 from fallline.core.execute import FUSE_MODES, Batch, Fuse, compiler_available, execute
 from fallline.core.groups import groups
-from fallline.core.guard import Guard, Policy
+from fallline.core.guard import PATIENCE, Guard, Policy
 from fallline.core.kernel import Segment, segments
 from fallline.core.layout import Layout
 from fallline.core.requests import Closure, Found, Given, ask, asks, explained, move, rows
@@ -99,7 +99,7 @@ class Optimizer(torch.optim.Optimizer):
         maximize: bool = False,
         fuse: Fuse = "auto",
         nonfinite: Policy = "skip",
-        patience: int = 100,
+        patience: int = PATIENCE,
         state_format: str = "float32",
         rounding: Rounding = "kahan",
         seed: int = 0,

@@ -31,7 +31,7 @@ LARGE_LOGIT = 50.0
 class Finding:
     """One thing that happened: how much it matters, in words with numbers, and a change of hyperparameters that may help."""
 
-    kind: str  # "diverged", "unstable", "edge", "room", "noise", "ratio", "spikes", "attention", "skipped", "stuck", "little data", "fine"
+    kind: str  # in a word or two, as "unstable" or "large steps"
     weight: int  # 3: the run failed; 2: it suffers; 1: worth knowing
     text: str
     factors: Mapping[str, float] = field(default_factory=dict)  # hyperparameter -> factor to try; batch_size is one

@@ -72,6 +72,7 @@ class Watch:
         """Take the hooks off; the record."""
         for handle in self._handles:
             handle.remove()
+        self._count_skipped()
         return self.record
 
     @property
@@ -81,6 +82,7 @@ class Watch:
 
     def findings(self) -> list[Finding]:
         """What the numbers say, most important first."""
+        self._count_skipped()
         return explain(self.record)
 
     def report(self) -> str:
@@ -107,9 +109,11 @@ class Watch:
     def _post(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         if self._before is not None:
             self._timed("motion", self._moved, more=True)
-        if isinstance(optimizer, Optimizer):
-            self.record.skipped = int(optimizer.num_skipped) if self._before is None else self.record.skipped
         self._before = None
+
+    def _count_skipped(self) -> None:  # when asked only: reading the count stalls a device
+        if isinstance(self._optimizer, Optimizer):
+            self.record.skipped = self._optimizer.num_skipped
 
     def _copy(self) -> None:
         self._before = {n: p.detach().clone() for n, p in self._model.named_parameters() if p.requires_grad}

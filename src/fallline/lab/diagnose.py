@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 import torch
 
 import fallline.methods  # noqa: F401 (fills the registry)
-from fallline.core.errors import InvalidValueError
+from fallline.core.errors import InvalidValueError, NotFiniteError
 from fallline.core.method import METHODS
 from fallline.core.optimizer import Optimizer
 from fallline.core.oracle import of_loss
-from fallline.dynamics import Finding, Record, explain, watch
+from fallline.dynamics import Finding, Record, Trouble, explain, watch
 from fallline.lab.run import RunSpec, chain_of, step_on
 from fallline.lab.streams import generator, seeded
 from fallline.tasks import Task, evaluate, fetch
@@ -32,7 +32,6 @@ class Trial:
     """A run with a watch on: what was run, its record, its final metric (NaN where it failed)."""
 
     spec: RunSpec
-    batch_size: int
     record: Record
     final: float
     findings: tuple[Finding, ...]
@@ -112,23 +111,23 @@ def diagnose(
         )
     spec = RunSpec(task.name, method, tuple(sorted(values.items())), seed, length, "confirm")
     say(f"training {spec.method}, lr {values['lr']:g}, {length} steps")
-    first = observed(task, spec, task.batch_size)
+    first = observed(task, spec)
     changes = []
     if not (first.findings[0].kind == "little data" and len(first.findings) == 1):
-        for text, changed, batch_size in _changes(first, float(values["lr"])):
+        for text, changed in _changes(first, float(values["lr"])):
             say(f"the same with {text}")
-            changes.append((text, observed(task, changed, batch_size)))
+            changes.append((text, observed(task, changed)))
     return Diagnosis(task, first, tuple(changes))
 
 
-def _changes(trial: Trial, lr: float) -> list[tuple[str, RunSpec, int]]:
-    """At most three changes to try: those of the weightiest findings first."""
+def _changes(trial: Trial, lr: float) -> list[tuple[str, RunSpec]]:
+    """Two rates to try: lower ones where a finding that matters asks for less, else one to either side."""
     wanted = [f.factors["lr"] for f in trial.findings if "lr" in f.factors and f.weight > 1]
     if wanted and min(wanted) < 1:
         factors = [0.1, 0.3] if min(wanted) > 0.03 else [0.03, 0.1]
     else:
         factors = [0.3, 3.0]
-    return [(f"lr {lr * f:.2g}", _with(trial.spec, lr=float(f"{lr * f:.2g}")), trial.batch_size) for f in factors]
+    return [(f"lr {lr * f:.2g}", _with(trial.spec, lr=float(f"{lr * f:.2g}"))) for f in factors]
 
 
 def _with(spec: RunSpec, **values: float) -> RunSpec:
@@ -139,9 +138,8 @@ def _value(spec: RunSpec, name: str) -> float:
     return dict(spec.hypers)[name]
 
 
-def observed(task: Task, spec: RunSpec, batch_size: int) -> Trial:
+def observed(task: Task, spec: RunSpec) -> Trial:
     """The run of ``spec`` as ``fallline run`` trains it, with a watch on."""
-    task = replace(task, batch_size=batch_size)
     with seeded(spec.seed, "init"):
         model = task.model()
     optimizer = Optimizer(model, chain_of(task, spec), seed=spec.seed)
@@ -155,10 +153,16 @@ def observed(task: Task, spec: RunSpec, batch_size: int) -> Trial:
     final = math.nan
     with torch.random.fork_rng(devices=[]):
         for t in range(1, spec.steps + 1):
-            watched.see(step_on(task, model, optimizer, spec.seed, t).loss)
+            try:
+                watched.see(step_on(task, model, optimizer, spec.seed, t).loss)
+            except NotFiniteError:
+                watched.record.trouble = watched.record.trouble or Trouble(
+                    t, "no gradient was finite for so long that the optimizer gave up"
+                )
+                break
             if watched.record.trouble is not None and not math.isfinite(watched.record.series("loss").last):
                 break
         else:
             final = evaluate(task, model)
     record = watched.finish()
-    return Trial(spec, batch_size, record, final, tuple(explain(record)))
+    return Trial(spec, record, final, tuple(explain(record)))

@@ -12,7 +12,7 @@ from fallline.report.words import hyper
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["NICE_DECADES", "Coordinate", "limits", "set_metric_axis", "spread_apart", "wants_log"]
+__all__ = ["NICE_DECADES", "Coordinate", "label_ends", "limits", "set_metric_axis", "spread_apart", "wants_log"]
 
 NICE_DECADES = 1.3  # more than this factor of ten between the ends: a linear axis would hide the smaller values
 
@@ -81,6 +81,17 @@ class Coordinate:
             axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda x, _: hyper(float(f"{x:.6g}"))))
             axes.xaxis.set_minor_locator(ticker.LogLocator(subs=range(1, 10), numticks=12))
             axes.xaxis.set_minor_formatter(ticker.NullFormatter())
+
+
+def label_ends(axes: Axes, ends: dict[str, tuple[float, str]]) -> None:
+    """Each name at the right end of its curve, in its colour, with a thin leader to where the curve ends."""
+    box = axes.bbox
+    wanted = [axes.transData.transform((1.0, y))[1] - box.y0 for y, _ in ends.values()]
+    placed = spread_apart(wanted, 13.0, 2, box.height)
+    for (name, (_, colour)), start, end in zip(ends.items(), wanted, placed, strict=True):
+        heights = [start / box.height, end / box.height]
+        axes.plot([1.006, 1.024], heights, transform=axes.transAxes, clip_on=False, color=colour, linewidth=0.7)
+        axes.text(1.03, heights[1], name, color=colour, va="center", transform=axes.transAxes)
 
 
 def spread_apart(positions: Sequence[float], gap: float, low: float, high: float) -> list[float]:

@@ -8,14 +8,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fallline.report.axes import limits, set_metric_axis, spread_apart, wants_log
+from fallline.report.axes import label_ends, limits, set_metric_axis, wants_log
 from fallline.report.palette import ROLES, Look
 from fallline.report.schema import Method, Task
 from fallline.report.svg import drawing, figure, inline
 from fallline.report.words import number
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+    pass
 
 __all__ = ["Band", "band", "draw_curves"]
 
@@ -86,7 +86,7 @@ def draw_curves(task: Task, styles: dict[str, Look], prefix: str) -> str | None:
         ended = {name: (_end(b), styles[name].colour) for name, b in bands.items()}
         if aims:
             ended["target"] = aims[0], ROLES["target"]
-        _label(axes, ended)
+        label_ends(axes, ended)
         aim = "" if task.target is None else f" Target {number(task.target)}."
         parts = [f"{name} ends at {number(b.median[-1], 4)}" for name, b in bands.items() if b.median[-1] is not None]
         text = (
@@ -107,14 +107,3 @@ def _decisive(bands: Iterable[Band]) -> list[float]:
 def _end(b: Band) -> float:
     """Where the curve ends: its last median, or its last value where no median is left."""
     return next((m for m in reversed(b.median) if m is not None), b.high[-1])
-
-
-def _label(axes: Axes, ends: dict[str, tuple[float, str]]) -> None:
-    """Each name at the right end of its curve, in its colour, with a thin leader to where the curve ends."""
-    box = axes.bbox
-    wanted = [axes.transData.transform((1.0, y))[1] - box.y0 for y, _ in ends.values()]
-    placed = spread_apart(wanted, 13.0, 2, box.height)
-    for (name, (_, colour)), start, end in zip(ends.items(), wanted, placed, strict=True):
-        heights = [start / box.height, end / box.height]
-        axes.plot([1.006, 1.024], heights, transform=axes.transAxes, clip_on=False, color=colour, linewidth=0.7)
-        axes.text(1.03, heights[1], name, color=colour, va="center", transform=axes.transAxes)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from fallline.report.axes import limits, set_metric_axis, spread_apart, wants_log
+from fallline.report.axes import label_ends, limits, set_metric_axis, wants_log
 from fallline.report.palette import ROLES, SLOTS
 from fallline.report.svg import drawing, figure, inline
 from fallline.report.words import number
 
-__all__ = ["Line", "draw_lines"]
+__all__ = ["Line", "draw_lines", "smoothed"]
 
 Line = tuple[Sequence[float], Sequence[float]]
 """Steps and values."""
@@ -52,20 +52,7 @@ def draw_lines(lines: Mapping[str, Line], title: str, prefix: str, mark: tuple[s
         if mark:
             axes.axhline(mark[1], color=ROLES["target"], linewidth=0.9, linestyle=(0, (2, 2)), zorder=2)
             ends[mark[0]] = mark[1], ROLES["target"]
-        box = axes.bbox
-        wanted = [axes.transData.transform((1.0, y))[1] - box.y0 for y, _ in ends.values()]
-        for (name, (_, colour)), start, end in zip(
-            ends.items(), wanted, spread_apart(wanted, 13.0, 2, box.height), strict=True
-        ):
-            axes.plot(
-                [1.006, 1.024],
-                [start / box.height, end / box.height],
-                transform=axes.transAxes,
-                clip_on=False,
-                color=colour,
-                linewidth=0.7,
-            )
-            axes.text(1.03, end / box.height, name, color=colour, va="center", transform=axes.transAxes)
+        label_ends(axes, ends)
         said = "; ".join(f"{name} ends at {number(kept[name][1][-1])}" for name in named)
         return inline(fig, prefix, f"{title} against the training step. {said}.")
 

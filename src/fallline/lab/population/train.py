@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fallline.core.guard import limit
+from fallline.core.guard import PATIENCE, limit
 from fallline.core.optimizer import Optimizer
 from fallline.core.transform import Chain
 from fallline.lab.population.stack import Alone, Stack, Survey, made, survey
@@ -29,9 +29,6 @@ FEWEST = 6
 
 TIMED = 20
 """Steps of the first run by itself, from which all runs' times are estimated."""
-
-PATIENCE = 100
-"""Steps without a finite gradient after which a run by itself ends with an error."""
 
 
 def train_population(task: Task, specs: Sequence[RunSpec], room: int | None = ROOM) -> list[dict[str, Any]]:
@@ -151,7 +148,7 @@ class _Population:
         for i in alive:
             run = self.rows[i]
             self.refused[run] = 0 if fine[i] else self.refused[run] + 1
-            if self.refused[run] >= PATIENCE:
+            if self.refused[run] >= PATIENCE:  # where the optimizer of a run by itself gives up
                 raise Alone("gradients stay without a finite value")
         return [i for i in alive if fine[i]]
 
