@@ -70,7 +70,7 @@ def num_slots(chain: Chain) -> int:
 
 def flops_of(method: str, shapes: Sequence[tuple[int, ...]]) -> float:
     """Operations in the products of matrices of a method's second step on tensors of these shapes, in which nothing is due that is due
-    every few steps. They are counted by torch on tensors without content. None for methods that look at no matrix."""
+    every few steps. They are counted by torch on tensors without content. Zero for methods that look at no matrix."""
     steps = chain_of(method).steps if method in METHODS else ()
     if max((step.reach for step in steps), default=Reach.ELEMENT) != Reach.MATRIX:
         return 0.0

@@ -33,8 +33,6 @@ def motion(before: Mapping[str, Tensor], params: Mapping[str, Tensor]) -> dict[s
     norms = torch.stack([torch.tensor(torch.nan) if g is None else g.detach().float().norm().cpu() for g in gradients])
     found = {"gradient_norm": float(norms.double().square().nansum().sqrt())}
     found["update_ratio"] = float(update.norm() / weight.norm().clamp(min=1e-300))
-    for i, name in enumerate(names):
-        found[f"update_ratio/{name}"] = float(ratio[i])
-        found[f"turn/{name}"] = float(turn[i])
-        found[f"gradient_norm/{name}"] = float(norms[i])
+    for kind, values in (("update_ratio", ratio), ("turn", turn), ("gradient_norm", norms)):
+        found |= {f"{kind}/{name}": value for name, value in zip(names, values.tolist(), strict=True)}
     return found

@@ -56,11 +56,16 @@ def surge(batch: float, noise_scale: float) -> float:
 
 _SGD = ("sgd", "nesterov", "heavy_ball", "sgdw")
 _ADAM = ("adam", "adamw", "rmsprop")
+_LINEAR = Rule(_SGD, {"lr": _linear}, frozenset({"momentum", "dampening", "weight_decay", "nesterov"}))
+_KEPT = frozenset({
+    "b1", "b2", "eps", "weight_decay", "amsgrad", "decoupled_weight_decay", "momentum", "centered", "lr_decay",
+    "initial_accumulator_value",
+})  # fmt: skip
 _NO_AMSGRAD = "the rule is derived for Adam's own average of squares"
 _NO_L2 = "the rule does not say how an L2 penalty inside the moments scales; use adamw"
 
 RULES: Mapping[str, tuple[Rule, ...]] = {
-    "linear": (Rule(_SGD, {"lr": _linear}, frozenset({"momentum", "dampening", "weight_decay", "nesterov"})),),
+    "linear": (_LINEAR,),
     "sqrt": (
         Rule(
             ("adamw",),
@@ -80,44 +85,18 @@ RULES: Mapping[str, tuple[Rule, ...]] = {
         ),
     ),
     "rmt": (
-        Rule(_SGD, {"lr": _linear}, frozenset({"momentum", "dampening", "weight_decay", "nesterov"})),
+        _LINEAR,
         Rule(
             (*_ADAM, "amsgrad", "adagrad", "nadam", "radam", "adabelief", "adamax"),
             {"lr": _root},
-            frozenset(
-                {
-                    "b1",
-                    "b2",
-                    "eps",
-                    "weight_decay",
-                    "amsgrad",
-                    "decoupled_weight_decay",
-                    "momentum",
-                    "centered",
-                    "lr_decay",
-                }
-                | {"initial_accumulator_value", "momentum_decay", "variant"}
-            ),
+            _KEPT | {"momentum_decay", "variant"},
         ),
     ),
     "surge": (
         Rule(
             (*_ADAM, "signsgd", "signum", "lion", "adagrad"),
             {"lr": _linear},  # with the ratio of the surge formula in place of k
-            frozenset(
-                {
-                    "b1",
-                    "b2",
-                    "eps",
-                    "weight_decay",
-                    "amsgrad",
-                    "decoupled_weight_decay",
-                    "momentum",
-                    "centered",
-                    "lr_decay",
-                }
-                | {"initial_accumulator_value"}
-            ),
+            _KEPT,
         ),
     ),
 }
