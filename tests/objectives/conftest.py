@@ -3,15 +3,8 @@
 import sys
 from pathlib import Path
 
-import pytest
-import torch
+from threads import one_thread
+
+__all__ = ["one_thread"]
 
 sys.path.insert(0, str(Path(__file__).parent))
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
