@@ -63,3 +63,22 @@ def test_mistakes_have_answers(tmp_path, capsys):
         problem(5)
     assert main(["bench", "curvature", "--json", str(tmp_path / "no" / "file.json")]) == 2
     assert "is no folder" in capsys.readouterr().err
+
+
+def test_others_estimate_with_as_many_products(monkeypatch):
+    asked = {}
+    monkeypatch.setattr(curvature, "_module", lambda name: object())
+    monkeypatch.setattr(
+        curvature, "_density", lambda at: asked.setdefault("density", curvature.PROBES * curvature.STEPS)
+    )
+    monkeypatch.setattr(curvature, "_hutchpp", lambda at, products: asked.setdefault("trace", products))
+    monkeypatch.setattr(curvature, "_diagonal", lambda at: asked.setdefault("diagonal", curvature.DIAGONAL))
+    at = problem(128, width=4)
+    found = {
+        (what, by): do() for what, by, do in curvature._estimates(at, curvature.hessian(at.oracle, at.batch), False)
+    }
+    by_what = {}
+    for (what, _), products in found.items():
+        by_what.setdefault(what.split(",")[0], set()).add(products)
+    assert asked.keys() == {"density", "trace", "diagonal"}
+    assert all(len(by_what[what]) == 1 for what in ("density", "trace of GGN", "diagonal"))

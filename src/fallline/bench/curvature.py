@@ -37,6 +37,7 @@ from fallline.tasks import fetch, load
 __all__ = ["CurvatureRow", "Problem", "measure_curvature", "missing_peers", "problem"]
 
 TOL = 1e-3
+PROBES, STEPS, DIAGONAL = 2, 30, 10
 PEERS = {"curvlinops": "curvlinops-for-pytorch", "pyhessian": "PyHessian"}
 
 
@@ -121,15 +122,34 @@ def measure_curvature(
     say("warm start")
     known = eigsh(after, tol=TOL / 10)
     yield clock.row("top eigenvalue, a step later", "fallline, warm", _ours(after, 1, start=start), known.values)
-    others: list[tuple[str, Callable[[], int]]] = [
-        ("density, 2 probes of 30", lambda: spectral_density(h, num_probes=2, num_steps=30).num_products),
-        ("trace of GGN, Hutch++ to 5 %", lambda: trace(ggn(oracle, batch), rtol=0.05).num_products),
-        ("diagonal, 10 probes", lambda: estimate_diagonal(h, num_products=10).num_products),
-        ("statistics of the gradients of 256 examples", lambda: _statistics(at)),
-    ]
-    for what, do in others if not quick else others[1:2]:
-        say(what)
-        yield clock.row(what, "fallline", lambda do=do: (None, do()), None)  # type: ignore[misc]
+    for what, by, do in _estimates(at, h, quick):
+        say(f"{what}, {by}")
+        yield clock.row(what, by, lambda do=do: (None, do()), None)  # type: ignore[misc]
+
+
+def _estimates(at: Problem, h: Operator, quick: bool) -> Iterator[tuple[str, str, Callable[[], int]]]:
+    """What is estimated from random vectors: ours, then others' with as many products (PyHessian has no Gauss-Newton)."""
+    gauss_newton, used = ggn(at.oracle, at.batch), 0
+
+    def our_trace() -> int:
+        nonlocal used
+        used = trace(gauss_newton, rtol=0.05).num_products
+        return used
+
+    density = f"density, {PROBES} probes of {STEPS}"
+    if not quick:
+        yield density, "fallline", lambda: spectral_density(h, num_probes=PROBES, num_steps=STEPS).num_products
+        if _module("pyhessian"):
+            yield density, "PyHessian", lambda: _density(at)
+    yield "trace of GGN, Hutch++ to 5 %", "fallline", our_trace
+    if _module("curvlinops") and not quick:
+        yield "trace of GGN, Hutch++ to 5 %", "curvlinops", lambda: _hutchpp(at, used)
+    if quick:
+        return
+    yield f"diagonal, {DIAGONAL} probes", "fallline", lambda: estimate_diagonal(h, num_products=DIAGONAL).num_products
+    if _module("curvlinops"):
+        yield f"diagonal, {DIAGONAL} probes", "curvlinops", lambda: _diagonal(at)
+    yield "statistics of the gradients of 256 examples", "fallline", lambda: _statistics(at)
 
 
 class _Clock:
@@ -256,8 +276,35 @@ def _pyhessian(at: Problem) -> Any:
     return importlib.import_module("pyhessian").hessian(at.model, nn.CrossEntropyLoss(), data=at.batch, cuda=False)
 
 
-def _curvlinops(at: Problem) -> Any:
-    make = importlib.import_module("curvlinops").HessianLinearOperator
+def _density(at: Problem) -> int:
+    """PyHessian's density; its last line calls torch.eig, which torch no longer has and which is put back meanwhile."""
+
+    def eig(matrix: Tensor, eigenvectors: bool) -> tuple[Tensor, Tensor]:
+        values, vectors = torch.linalg.eigh(matrix)
+        return torch.stack([values, torch.zeros_like(values)], 1), vectors
+
+    held = torch.eig
+    torch.eig = eig  # type: ignore[assignment]
+    try:
+        _pyhessian(at).density(iter=STEPS, n_v=PROBES)
+    finally:
+        torch.eig = held
+    return PROBES * STEPS
+
+
+def _hutchpp(at: Problem, products: int) -> int:
+    count = products // 3 * 3  # it takes a third for each of its parts
+    importlib.import_module("curvlinops").hutchpp_trace(_curvlinops(at, "GGNLinearOperator"), count)
+    return count
+
+
+def _diagonal(at: Problem) -> int:
+    importlib.import_module("curvlinops").hutchinson_diag(_curvlinops(at), DIAGONAL)
+    return DIAGONAL
+
+
+def _curvlinops(at: Problem, kind: str = "HessianLinearOperator") -> Any:
+    make = getattr(importlib.import_module("curvlinops"), kind)
     return make(at.model, nn.CrossEntropyLoss(), list(at.model.parameters()), [at.batch], check_deterministic=False)
 
 
