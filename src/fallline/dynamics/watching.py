@@ -54,7 +54,14 @@ class Watch:
     # -- in the loop ----------------------------------------------------------------------------------------------------
 
     def see(self, loss: Tensor | float, batch: Batch | None = None) -> None:
-        """After a step: its loss and its batch, on which probes are taken where none was given. Costs nothing at most steps."""
+        """After a step: its loss and its batch, on which probes are taken where none was given. Costs little at most steps."""
+        began, spent = self._clock(), sum(self._spent.values())
+        self._see(loss, batch)
+        self._spent["motion"] += (
+            self._clock() - began - (sum(self._spent.values()) - spent)
+        )  # what is left is small but paid at every step
+
+    def _see(self, loss: Tensor | float, batch: Batch | None) -> None:
         step = self.record.steps
         batch = batch if self._probe is None else self._probe
         value = float(loss.detach()) if isinstance(loss, Tensor) else float(loss)
@@ -168,10 +175,11 @@ class Watch:
         step = self.record.steps
         if self._every is not None:
             return step % self._every == 0 or step == 1
-        if what == "probes" and not self._costs[what]:  # unknown before the first: about a hundred gradients
-            self._costs[what] = 100 * (self._clock() - self._began - sum(self._spent.values())) / max(step, 1)
-        share = self._budget / 2  # one half for each kind
-        return self._spent[what] + self._costs[what] <= share * (self._clock() - self._began)
+        past = self._clock() - self._began
+        cost = self._costs[what]
+        if what == "probes" and not cost:  # unknown before the first: about a hundred gradients
+            cost = 100 * (past - sum(self._spent.values())) / max(step, 1)
+        return self._spent[what] + cost <= self._budget / 2 * past  # one half for each kind
 
     def _timed(self, what: str, call: Callable[[], None], more: bool = False) -> None:
         began = self._clock()
