@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from scipy.integrate import trapezoid
 
 __all__ = [
     "algoperf",
@@ -71,7 +72,7 @@ def algoperf(times: Table, limit: float = LIMIT, points: int | None = None) -> d
             found[m] = float(np.clip((limit - r) / (limit - 1), 0.0, None).mean())
         else:
             tau = np.linspace(1.0, limit, points)
-            found[m] = float(np.trapezoid((r[:, None] <= tau).mean(0), tau) / (limit - 1))
+            found[m] = float(trapezoid((r[:, None] <= tau).mean(0), tau) / (limit - 1))
     return found
 
 
