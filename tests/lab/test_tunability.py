@@ -57,7 +57,10 @@ def test_a_basin_ends_at_the_last_rate_before_divergence():
 def test_a_second_valley_counts_only_where_other_hyperparameters_vary():
     rates, costs = [1e-4, 1e-3, 1e-2, 1e-1, 1.0], [9, 1, 8, 1.1, 8]
     assert basin(rates, costs, 11.0)["high"] < 1e-2
-    assert (basin(rates, costs, 11.0, alone=False)["low"], basin(rates, costs, 11.0, alone=False)["high"]) == (1e-3, 0.1)
+    assert (basin(rates, costs, 11.0, alone=False)["low"], basin(rates, costs, 11.0, alone=False)["high"]) == (
+        1e-3,
+        0.1,
+    )
 
 
 def test_without_learning_there_is_no_basin():
