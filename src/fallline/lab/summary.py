@@ -19,6 +19,7 @@ from fallline import __version__
 from fallline.core.method import METHODS
 from fallline.lab import design, environment, tunability
 from fallline.lab.comparison import comparisons, worst_last
+from fallline.lab.entries import base_of, label
 from fallline.lab.run import DIVERGED_FACTOR, DIVERGED_FRACTION, WARMUP_FRACTION, RunSpec
 from fallline.lab.scores import MISS, ranking
 from fallline.lab.statistics import ALPHA, interval_of_mean
@@ -42,11 +43,14 @@ def summarise(
     """The results of a study, complete or not; pure apart from the description of the machine."""
     found = [_task(spec, name, task, results) for name, task in tasks.items()]
     runs = [r for t in found for m in t["methods"] for r in _runs_of(m)]
+    runs += [t["noise_scale"] for t in found if t.get("noise_scale")]
     statuses = [r["status"] for r in runs]
     planned = sum(_planned(spec, m, _anchor(t)) for t in found for m in t["methods"])
     ranked, times = _ranking(spec, found), clock(facts)
     for t in found:
-        missing = sum(_planned(spec, m, _anchor(t)) - len(_runs_of(m)) for m in t["methods"])
+        missing = sum(_planned(spec, m, _anchor(t)) - len(_runs_of(m)) for m in t["methods"]) - bool(
+            t.get("noise_scale")
+        )
         t["what_would_change"] = what_would_change(t, spec.num_seeds, missing, f"fallline resume {folder}", times)
     for t in found:
         for m in t["methods"]:
@@ -72,6 +76,7 @@ def summarise(
                 "done": statuses.count("done"),
                 "diverged": statuses.count("diverged"),
                 "failed": 0,
+                **({"pruned": statuses.count("pruned")} if spec.prune else {}),
             },
             "started": facts["started"],
             "finished": facts["finished"],
@@ -131,6 +136,22 @@ def protocol(spec: StudySpec) -> list[dict[str, str]]:
         f"points of the unit cube for every method, mapped into its declared space.",
         "Tuned": f"The first {plan.num_tuned} hyperparameter{'s' * (plan.num_tuned > 1)} of each space; all others at their defaults.",
         "Budget": f"{100 * plan.step_fraction:g} % of each task's steps, the same for tuning and for the final runs.",
+        **(
+            {
+                "Batch sizes": f"Every method is tuned anew at {', '.join(map(str, spec.batch_sizes))} examples a batch, for as many samples at each: "
+                f"steps change by the inverse factor. Beside them stands the gradient noise scale before and after the best trial of {ANCHOR}."
+            }
+            if spec.batch_sizes
+            else {}
+        ),
+        **(
+            {
+                "Pruning": "EXPLORATORY: the worse half of the trials is given up at a quarter of the steps, and again at half of them. That favours "
+                "methods and rates that are quick at first."
+            }
+            if spec.prune
+            else {}
+        ),
         "Schedule": f"{100 * WARMUP_FRACTION:g} % linear warm-up, then cosine decay to zero at the last step, for every method.",
         "Fresh seeds": f"The best point of each method is run again on seeds {spec.seeds[0]} to {spec.seeds[-1]}; the tuning "
         f"seed {TUNING_SEED} is never used again. All results below are from fresh seeds.",
@@ -178,12 +199,13 @@ def _task(spec: StudySpec, name: str, task: Task, results: Results) -> dict[str,
         parameters = sum(p.numel() for p in task.model().parameters())
     steps = spec.steps(task)
     record = {
-        "name": task.name,
+        "name": label(name, task),
         "reference": name,
         "summary": task.summary,
         "parameters": parameters,
         "batch_size": task.batch_size,
         "steps": steps,
+        "samples": steps * task.batch_size,
         "eval_every": steps / min(task.num_evals, steps),
         "metric": {"name": task.metric.name, "unit": task.metric.unit, "minimize": task.metric.minimize},
         "target": task.target,
@@ -195,10 +217,21 @@ def _task(spec: StudySpec, name: str, task: Task, results: Results) -> dict[str,
             for s in task.sources
         ],
         "methods": methods,
-        "exploratory": False,
+        "exploratory": spec.prune,
     }
+    if spec.batch_sizes:
+        record["noise_scale"] = _noise(spec.noise(name, task, carried), results)
     record["comparisons"] = comparisons(record, compared, spec.command)
     return {**record, "verdict": verdict(record, spec.num_seeds, spec.command)}
+
+
+def _noise(runs: Sequence[RunSpec], results: Results) -> dict[str, Any] | None:
+    """The gradient noise scale of AdamW's best trial, initially and trained, in examples."""
+    if not runs or runs[0].id not in results:
+        return None
+    record = results[runs[0].id]
+    kept = {k: record[k] for k in ("status", "final", "train_seconds")}
+    return {**record["noise_scale"], "run": runs[0].id, **kept, "command": runs[0].command}
 
 
 def _best_of(spec: StudySpec, name: str, task: Task, method: str, results: Results) -> RunSpec | None:
@@ -248,7 +281,7 @@ def _method(
             "state_bytes_per_parameter": _median([r["state_bytes_per_parameter"] for r in everything]),
         },
         "tunability": {
-            **_tuning(task, there, results, len(tuned)),
+            **_tuning(task, there, results, len(tuned), spec.prune),
             "default": _extra(task, spec.default(name, task, method), best, results),
             "transfer": _extra(task, spec.transfer(name, task, method, carried), best, results),
         },
@@ -256,11 +289,11 @@ def _method(
     }
 
 
-def _tuning(task: Task, trials: Sequence[RunSpec], results: Results, num_tuned: int) -> dict[str, Any]:
-    """What the trials say about tuning itself."""
+def _tuning(task: Task, trials: Sequence[RunSpec], results: Results, num_tuned: int, pruned: bool) -> dict[str, Any]:
+    """What the trials say about tuning itself; only what it cost where some were given up before their end."""
     sign, records = 1 if task.metric.minimize else -1, [results[r.id] for r in trials]
     costs = worst_last([r["final"] for r in records], task.metric.minimize)
-    kind, curve = tunability.best_of(costs)
+    kind, curve = tunability.best_of([] if pruned else costs)
     initial = _middle([r.get("initial") for r in records])
     rates = [dict(r.hypers).get("lr") for r in trials]
     known = [x for x in rates if x is not None]
@@ -268,7 +301,7 @@ def _tuning(task: Task, trials: Sequence[RunSpec], results: Results, num_tuned: 
         "expected_best": [[k, sign * value] for k, value in curve],
         "expected_best_is": kind,
         "basin": tunability.basin(known, costs, None if initial is None else sign * initial, num_tuned == 1)
-        if trials and len(known) == len(rates)
+        if trials and not pruned and len(known) == len(rates)
         else None,
         "cost": {
             "trials": len(records),
@@ -369,17 +402,18 @@ def _median_final(finals: Sequence[float | None], minimize: bool) -> float | Non
 def _ranking(spec: StudySpec, found: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     """Scores over tasks, from gradient evaluations to the target of RANKED; None with fewer than two tasks that have one."""
     times: dict[str, dict[str, list[float]]] = {method: {} for method in spec.methods}
-    budgets = {}
+    budgets, bases = {}, set()
     for t in found:
         finished = all(len(m["runs"]) == spec.num_seeds or (m["best"] is None and m["trials"]) for m in t["methods"])
         value = next((x["value"] for x in t["targets"] if x["share"] == RANKED), None)
         if not finished or value is None:
             continue
+        bases.add(base_of(t["reference"]))
         budgets[t["name"]] = float(t["steps"])
         for m in t["methods"]:
             hits = [hit(t["metric"]["minimize"], r, value) for r in m["runs"]] or [None] * spec.num_seeds
             times[m["name"]][t["name"]] = [math.inf if x is None else x["gradient_evaluations"] for x in hits]
-    if len(budgets) < 2:
+    if len(bases) < 2:  # batch sizes of one task are not several tasks
         return None
     basis = (
         f"gradient evaluations until {100 * RANKED:g} % of the gap that tuned {ANCHOR} closes, median over seeds, on "
