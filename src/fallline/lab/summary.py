@@ -10,36 +10,30 @@ import os
 import statistics as plain
 import tempfile
 from collections.abc import Mapping, Sequence
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from fallline import __version__
 from fallline.core.method import METHODS
-from fallline.lab import design, environment
+from fallline.lab import design, environment, tunability
+from fallline.lab.comparison import comparisons, worst_last
+from fallline.lab.entries import base_of, label
 from fallline.lab.run import DIVERGED_FACTOR, DIVERGED_FRACTION, WARMUP_FRACTION, RunSpec
-from fallline.lab.statistics import (
-    ALPHA,
-    Interval,
-    differences,
-    holm,
-    interval_of_mean,
-    seeds_needed,
-    sign_flip,
-    smallest_p,
-)
-from fallline.lab.study import BASELINES, TUNING_SEED, StudySpec, best_trial
-from fallline.lab.verdict import sentence, verdict
+from fallline.lab.scores import MISS, ranking
+from fallline.lab.statistics import ALPHA, interval_of_mean
+from fallline.lab.study import ANCHOR, BASELINES, TUNING_SEED, StudySpec, best_trial
+from fallline.lab.targets import SHARES, hit, ratio, targets, to_share, to_target
+from fallline.lab.verdict import verdict, what_would_change
 from fallline.tasks import Task
 
 __all__ = ["SCHEMA", "summarise", "write_results"]
 
 SCHEMA = 1
-ANCHOR = "adamw"
-_COUNTS = ("steps", "samples", "gradient_evaluations", "seconds")
+RANKED = 0.95
+"""The share whose target the scores over tasks are about."""
+
 Results = Mapping[str, Mapping[str, Any]]
 
 
@@ -48,13 +42,16 @@ def summarise(
 ) -> dict[str, Any]:
     """The results of a study, complete or not; pure apart from the description of the machine."""
     found = [_task(spec, name, task, results) for name, task in tasks.items()]
-    runs = [r for t in found for m in t["methods"] for r in (*m["trials"], *m["runs"])]
+    runs = [r for t in found for m in t["methods"] for r in _runs_of(m)]
+    runs += [t["noise_scale"] for t in found if t.get("noise_scale")]
     statuses = [r["status"] for r in runs]
-    planned = sum(
-        spec.plan.trials + (m["best"] is not None or not m["complete"]) * spec.num_seeds
-        for t in found
-        for m in t["methods"]
-    )
+    planned = sum(_planned(spec, m, _anchor(t)) for t in found for m in t["methods"])
+    ranked, times = _ranking(spec, found), clock(facts)
+    for t in found:
+        missing = sum(_planned(spec, m, _anchor(t)) - len(_runs_of(m)) for m in t["methods"]) - bool(
+            t.get("noise_scale")
+        )
+        t["what_would_change"] = what_would_change(t, spec.num_seeds, missing, f"fallline resume {folder}", times)
     for t in found:
         for m in t["methods"]:
             del m["complete"]
@@ -79,6 +76,7 @@ def summarise(
                 "done": statuses.count("done"),
                 "diverged": statuses.count("diverged"),
                 "failed": 0,
+                **({"pruned": statuses.count("pruned")} if spec.prune else {}),
             },
             "started": facts["started"],
             "finished": facts["finished"],
@@ -91,7 +89,43 @@ def summarise(
             "load_end": _number(facts["load_end"]),
         },
         "tasks": found,
+        **({"ranking": ranked} if ranked else {}),
+        "clock": times,
     }
+
+
+def clock(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Whether times are to be trusted: not where more wanted to run than there are cores, or where nobody knows."""
+    cores = os.cpu_count() or 1
+    loads = [x for x in (_number(facts.get(k)) for k in ("load_start", "load_most", "load_end")) if x is not None]
+    if not loads:
+        return {"trusted": False, "why": "The load of the machine is not known."}
+    if max(loads) > CROWDED * cores:
+        return {
+            "trusted": False,
+            "why": f"The machine was contended: a load of {max(loads):g} on {cores} core{'s' * (cores > 1)}. Times of such runs are not comparable.",
+        }
+    return {"trusted": True, "why": f"The load stayed at {max(loads):g} on {cores} core{'s' * (cores > 1)}."}
+
+
+CROWDED = 1.25
+"""Load for each core from which on times are not to be trusted; up to 1 is the doing of the study itself."""
+
+
+def _runs_of(m: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Everything that was trained for a method."""
+    extras = [m["tunability"]["default"], m["tunability"]["transfer"]]
+    return [*m["trials"], *m["runs"], *(r for r in extras if r)]
+
+
+def _anchor(t: Mapping[str, Any]) -> Mapping[str, Any]:
+    return next(m for m in t["methods"] if m["name"] == ANCHOR)
+
+
+def _planned(spec: StudySpec, m: Mapping[str, Any], anchor: Mapping[str, Any]) -> int:
+    """Runs to be had for a method: after trials that all diverged, none follow."""
+    confirmed, anchored = (x["best"] is not None or not x["complete"] for x in (m, anchor))
+    return spec.num_runs_of(m["name"], confirmed, anchored)
 
 
 def protocol(spec: StudySpec) -> list[dict[str, str]]:
@@ -102,60 +136,118 @@ def protocol(spec: StudySpec) -> list[dict[str, str]]:
         f"points of the unit cube for every method, mapped into its declared space.",
         "Tuned": f"The first {plan.num_tuned} hyperparameter{'s' * (plan.num_tuned > 1)} of each space; all others at their defaults.",
         "Budget": f"{100 * plan.step_fraction:g} % of each task's steps, the same for tuning and for the final runs.",
+        **(
+            {
+                "Batch sizes": f"Every method is tuned anew at {', '.join(map(str, spec.batch_sizes))} examples a batch, for as many samples at each: "
+                f"steps change by the inverse factor. Beside them stands the gradient noise scale before and after the best trial of {ANCHOR}."
+            }
+            if spec.batch_sizes
+            else {}
+        ),
+        **(
+            {
+                "Pruning": "EXPLORATORY: the worse half of the trials is given up at a quarter of the steps, and again at half of them. That favours "
+                "methods and rates that are quick at first."
+            }
+            if spec.prune
+            else {}
+        ),
         "Schedule": f"{100 * WARMUP_FRACTION:g} % linear warm-up, then cosine decay to zero at the last step, for every method.",
         "Fresh seeds": f"The best point of each method is run again on seeds {spec.seeds[0]} to {spec.seeds[-1]}; the tuning "
         f"seed {TUNING_SEED} is never used again. All results below are from fresh seeds.",
+        **(
+            {
+                "Defaults and transfer": f"On the tuning seed every method also trains at its defaults and at the best learning rate of {ANCHOR}: "
+                f"what tuning is worth. Neither run is a candidate for the best."
+            }
+            if spec.extras
+            else {}
+        ),
+        "Targets": f"{', '.join(f'{100 * s:g}' for s in SHARES)} % of the gap between the initial metric and the median final of tuned {ANCHOR} "
+        f"in this study, beside the task's own target.",
         "Baselines": f"{' and '.join(BASELINES)} are always included and tuned like all others.",
         "Randomness": "Four independent counter-based streams for initialisation, data order, noise and dropout; methods share them, "
         "so differences are paired by seed.",
         "Evaluation": "The whole validation set at evenly spaced steps, the last one included; no stopping on validation.",
         "Divergence": f"A run has diverged when its loss is not finite, or stays above {DIVERGED_FACTOR:g} times its first "
         f"value for {100 * DIVERGED_FRACTION:g} % of the steps. It counts as worse than every finite result.",
-        "Intervals": "95 %, BCa bootstrap over seeds (9,999 resamples). With so few seeds they tend to be short; no verdict rests on them alone.",
+        "Intervals": "95 % over seeds, by inversion of the exact sign-flip test: its coverage is exact for symmetric noise. Below six seeds, "
+        "which cannot reject anything, Student's.",
         "Tests": "Exact paired sign-flip tests, two-sided, with Holm's correction over all pairs of a task. Two methods are told "
-        f"apart only if the corrected p is at most {ALPHA:g} and the interval of their difference excludes zero.",
+        f"apart only if the corrected p is at most {ALPHA:g}; the interval of their difference then excludes zero.",
+        "Edges": "While the worse of two methods is best on the edge of its space, and its curve there could close the difference within a "
+        "decade, the verdict on the two is withheld.",
         "Time": "CPU seconds of the training process on one thread, evaluation excluded; steps count one gradient evaluation each.",
     }
     return [{"rule": rule, "setting": setting} for rule, setting in rules.items()]
 
 
 def _task(spec: StudySpec, name: str, task: Task, results: Results) -> dict[str, Any]:
-    methods = [_method(spec, name, task, method, results) for method in spec.methods]
-    anchor = next(m for m in methods if m["name"] == ANCHOR)
+    carried = _best_of(spec, name, task, ANCHOR, results)
+    methods = [_method(spec, name, task, method, results, carried) for method in spec.methods]
+    anchor = _anchor({"methods": methods})
     for m in methods:
-        m["to_target"]["ratio_to_adamw"] = {c: _ratio(m, anchor, c) for c in ("steps", "seconds")}
+        hits, theirs = ([r["to_target"] for r in x["runs"]] for x in (m, anchor))
+        m["to_target"]["ratio_to_adamw"] = {c: ratio(hits, theirs, c) for c in ("steps", "seconds")}
+    initial = _middle([r["initial"] for r in anchor["runs"]])
+    finished = len(anchor["runs"]) == spec.num_seeds
+    goals = targets(anchor["final"]["median"] if finished else None, initial, task.metric.minimize)
+    for m in methods:
+        m["to_targets"] = [to_share(task.metric.minimize, m, anchor, goal["value"]) for goal in goals]
     compared = [m for m in methods if m["best"] is not None and len(m["runs"]) == spec.num_seeds]
-    comparisons = _comparisons(task, compared)
     with torch.random.fork_rng(devices=[]):
         parameters = sum(p.numel() for p in task.model().parameters())
     steps = spec.steps(task)
     record = {
-        "name": task.name,
+        "name": label(name, task),
         "reference": name,
         "summary": task.summary,
         "parameters": parameters,
         "batch_size": task.batch_size,
         "steps": steps,
+        "samples": steps * task.batch_size,
         "eval_every": steps / min(task.num_evals, steps),
         "metric": {"name": task.metric.name, "unit": task.metric.unit, "minimize": task.metric.minimize},
         "target": task.target,
         "target_note": task.target_note,
+        "initial": initial,
+        "targets": goals,
         "data": [
             {"name": s.name, "licence": s.licence, "origin": s.origin, "sha256": s.sha256, "synthetic": s.synthetic}
             for s in task.sources
         ],
         "methods": methods,
-        "comparisons": comparisons,
+        "exploratory": spec.prune,
     }
+    if spec.batch_sizes:
+        record["noise_scale"] = _noise(spec.noise(name, task, carried), results)
+    record["comparisons"] = comparisons(record, compared, spec.command)
     return {**record, "verdict": verdict(record, spec.num_seeds, spec.command)}
 
 
-def _method(spec: StudySpec, name: str, task: Task, method: str, results: Results) -> dict[str, Any]:
+def _noise(runs: Sequence[RunSpec], results: Results) -> dict[str, Any] | None:
+    """The gradient noise scale of AdamW's best trial, initially and trained, in examples."""
+    if not runs or runs[0].id not in results:
+        return None
+    record = results[runs[0].id]
+    kept = {k: record[k] for k in ("status", "final", "train_seconds")}
+    return {**record["noise_scale"], "run": runs[0].id, **kept, "command": runs[0].command}
+
+
+def _best_of(spec: StudySpec, name: str, task: Task, method: str, results: Results) -> RunSpec | None:
+    """The best trial, once all are there."""
+    trials = spec.trials(name, task, method)
+    return best_trial(task, trials, results) if all(r.id in results for r in trials) else None
+
+
+def _method(
+    spec: StudySpec, name: str, task: Task, method: str, results: Results, carried: RunSpec | None
+) -> dict[str, Any]:
     entry, space = METHODS[method], spec.space(task, method)
     trials = spec.trials(name, task, method)
     there = [r for r in trials if r.id in results]
     complete = len(there) == len(trials)
-    best = best_trial(task, trials, results) if complete else None
+    best = _best_of(spec, name, task, method, results)
     runs = [r for r in spec.confirmations(name, task, method, dict(best.hypers)) if r.id in results] if best else []
     tuned = design.tuned_names(space, spec.plan.num_tuned)
     fixed = {k: v for k, v in entry.defaults.items() if k not in tuned}
@@ -182,14 +274,64 @@ def _method(spec: StudySpec, name: str, task: Task, method: str, results: Result
         "best": None if best is None else _best(best, trials, space, method),
         "runs": [_run(r, results[r.id]) for r in runs],
         "final": _final(task, [results[r.id]["final"] for r in runs]),
-        "to_target": _to_target([results[r.id] for r in runs]),
+        "to_target": to_target([results[r.id]["to_target"] for r in runs]),
         "cost": {
             "step_ms": _median([r["step_ms"] for r in everything]),
             "optimizer_ms": _median([r["optimizer_ms"] for r in everything]),
             "state_bytes_per_parameter": _median([r["state_bytes_per_parameter"] for r in everything]),
         },
+        "tunability": {
+            **_tuning(task, there, results, len(tuned), spec.prune),
+            "default": _extra(task, spec.default(name, task, method), best, results),
+            "transfer": _extra(task, spec.transfer(name, task, method, carried), best, results),
+        },
         "complete": complete,
     }
+
+
+def _tuning(task: Task, trials: Sequence[RunSpec], results: Results, num_tuned: int, pruned: bool) -> dict[str, Any]:
+    """What the trials say about tuning itself; only what it cost where some were given up before their end."""
+    sign, records = 1 if task.metric.minimize else -1, [results[r.id] for r in trials]
+    costs = worst_last([r["final"] for r in records], task.metric.minimize)
+    kind, curve = tunability.best_of([] if pruned else costs)
+    initial = _middle([r.get("initial") for r in records])
+    rates = [dict(r.hypers).get("lr") for r in trials]
+    known = [x for x in rates if x is not None]
+    return {
+        "expected_best": [[k, sign * value] for k, value in curve],
+        "expected_best_is": kind,
+        "basin": tunability.basin(known, costs, None if initial is None else sign * initial, num_tuned == 1)
+        if trials and not pruned and len(known) == len(rates)
+        else None,
+        "cost": {
+            "trials": len(records),
+            "gradient_evaluations": sum(r["gradient_evaluations"] for r in records),
+            "seconds": math.fsum(r["train_seconds"] for r in records),
+        },
+    }
+
+
+def _extra(task: Task, runs: Sequence[RunSpec], best: RunSpec | None, results: Results) -> dict[str, Any] | None:
+    """A run that is no candidate for the best; ``gap`` is by how much it is worse than the best trial, on the same seed."""
+    if not runs or runs[0].id not in results:
+        return None
+    run, record = runs[0], results[runs[0].id]
+    hyper = dict(run.hypers)
+    cost, than = worst_last([record["final"], results[best.id]["final"] if best else None], task.metric.minimize)
+    return {
+        "run": run.id,
+        "lr": hyper.get("lr", _plain(METHODS[run.method].defaults["lr"])),
+        "hyper": hyper or {k: _plain(v) for k, v in METHODS[run.method].defaults.items()},
+        "status": record["status"],
+        "final": record["final"],
+        "gap": cost - than if math.isfinite(cost) and math.isfinite(than) else None,
+        "train_seconds": record["train_seconds"],
+        "command": run.command,
+    }
+
+
+def _plain(value: Any) -> Any:
+    return value if isinstance(value, float | int | bool | str | None) else str(value)
 
 
 def _trial(run: RunSpec, index: int, record: Mapping[str, Any], num_tuned: int) -> dict[str, Any]:
@@ -234,7 +376,8 @@ def _run(run: RunSpec, record: Mapping[str, Any]) -> dict[str, Any]:
         "optimizer_ms",
         "initial_parameters",
     )
-    return {"run": run.id, "seed": run.seed, **{k: record[k] for k in kept}, "command": run.command}
+    found = {"run": run.id, "seed": run.seed, **{k: record[k] for k in kept}, "command": run.command}
+    return {**found, "initial": record.get("initial"), "gradient_evaluations": record["gradient_evaluations"]}
 
 
 def _final(task: Task, finals: Sequence[float | None]) -> dict[str, Any]:
@@ -251,103 +394,38 @@ def _final(task: Task, finals: Sequence[float | None]) -> dict[str, Any]:
     }
 
 
-def worst_last(finals: Sequence[float | None], minimize: bool) -> list[float]:
-    """Finals as costs, lower better; a diverged run is infinitely costly."""
-    return [math.inf if x is None else x if minimize else -x for x in finals]
-
-
 def _median_final(finals: Sequence[float | None], minimize: bool) -> float | None:
     middle = plain.median(worst_last(finals, minimize)) if finals else math.inf
     return (middle if minimize else -middle) if math.isfinite(middle) else None
 
 
-def _to_target(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Medians over seeds, a miss counting as infinite; the interval is that of the median's order statistics."""
-    reached = [r["to_target"] for r in records if r["to_target"] is not None]
-    out: dict[str, Any] = {"reached": len(reached), "of": len(records)}
-    for count in _COUNTS:
-        values = sorted(hit[count] for hit in reached) + [math.inf] * (len(records) - len(reached))
-        middle = plain.median(values) if values else math.inf
-        low, high = _median_interval(values)
-        out[count] = (
-            {"median": middle, "low": low, "high": high if math.isfinite(high) else None}
-            if math.isfinite(middle)
-            else None
-        )
-    return out
-
-
-def _median_interval(ordered: Sequence[float]) -> tuple[float, float]:
-    """The narrowest symmetric order statistics that cover the median with 95 %, or the extremes where n is too small."""
-    n = len(ordered)
-    if n == 0:
-        return math.inf, math.inf
-    k = 0
-    while k + 1 < n / 2 and 1 - 2 * sum(math.comb(n, i) for i in range(k + 2)) / 2**n >= 0.95:
-        k += 1
-    return ordered[k], ordered[n - 1 - k]
-
-
-def _ratio(m: Mapping[str, Any], anchor: Mapping[str, Any], count: str) -> dict[str, float] | None:
-    """Geometric mean over seeds of the ratio to tuned AdamW, where both reached the target on every seed."""
-    pairs = [(a["to_target"], b["to_target"]) for a, b in zip(m["runs"], anchor["runs"], strict=False)]
-    if (
-        not pairs
-        or len(m["runs"]) != len(anchor["runs"])
-        or any(a is None or b is None or b[count] <= 0 or a[count] <= 0 for a, b in pairs)
-    ):
+def _ranking(spec: StudySpec, found: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Scores over tasks, from gradient evaluations to the target of RANKED; None with fewer than two tasks that have one."""
+    times: dict[str, dict[str, list[float]]] = {method: {} for method in spec.methods}
+    budgets, bases = {}, set()
+    for t in found:
+        finished = all(len(m["runs"]) == spec.num_seeds or (m["best"] is None and m["trials"]) for m in t["methods"])
+        value = next((x["value"] for x in t["targets"] if x["share"] == RANKED), None)
+        if not finished or value is None:
+            continue
+        bases.add(base_of(t["reference"]))
+        budgets[t["name"]] = float(t["steps"])
+        for m in t["methods"]:
+            hits = [hit(t["metric"]["minimize"], r, value) for r in m["runs"]] or [None] * spec.num_seeds
+            times[m["name"]][t["name"]] = [math.inf if x is None else x["gradient_evaluations"] for x in hits]
+    if len(bases) < 2:  # batch sizes of one task are not several tasks
         return None
-    interval = interval_of_mean([math.log(a[count] / b[count]) for a, b in pairs])
-    assert interval is not None
-    return {"estimate": math.exp(interval.estimate), "low": math.exp(interval.low), "high": math.exp(interval.high)}
+    basis = (
+        f"gradient evaluations until {100 * RANKED:g} % of the gap that tuned {ANCHOR} closes, median over seeds, on "
+        f"{len(budgets)} tasks; a miss counts as {MISS:g} budgets; intervals resample tasks and seeds"
+    )
+    return {"basis": basis, **ranking(times, ANCHOR, budgets)}
 
 
-def _comparisons(task: Task, methods: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """All pairs: difference of finals a - b in the metric's unit, exact test, Holm over the task's pairs."""
-    minimize = task.metric.minimize
-    pairs = list(combinations(methods, 2))
-    costs = {m["name"]: worst_last([r["final"] for r in m["runs"]], minimize) for m in methods}
-    diffs = [differences(costs[a["name"]], costs[b["name"]]) for a, b in pairs]
-    ps = [sign_flip(d) for d in diffs]
-    rows = []
-    for (a, b), d, p, adjusted in zip(pairs, diffs, ps, holm(ps), strict=True):
-        interval = interval_of_mean(d if minimize else -d)
-        apart = adjusted <= ALPHA and (interval is None or interval.excludes(0.0))
-        ahead = a if _leads(d) else b
-        wins = int((d < 0).sum()) if ahead is a else int((d > 0).sum())
-        row: dict[str, Any] = {
-            "a": a["name"],
-            "b": b["name"],
-            "difference": _interval(interval),
-            "p": p,
-            "p_holm": adjusted,
-            "smallest_p": min(1.0, len(pairs) * smallest_p(len(d))),
-            "told_apart": apart,
-            "better": ahead["name"] if apart else None,
-            "leads": ahead["name"] if np.any(d != 0) else None,
-            "wins": [wins, len(d)],
-            "n": len(d),
-            "seeds_needed": None if apart else seeds_needed(d, len(pairs)),
-            "correlation": _correlation(costs[a["name"]], costs[b["name"]]),
-        }
-        rows.append({**row, "text": sentence(row, task.name, task.metric.unit)})
-    return rows
-
-
-def _leads(d: np.ndarray) -> bool:
-    """Whether a leads: by the mean difference, or by the number of seeds where one is infinite."""
-    return bool(d.mean() < 0) if np.isfinite(d).all() else bool((d < 0).sum() > (d > 0).sum())
-
-
-def _correlation(x: Sequence[float], y: Sequence[float]) -> float | None:
-    a, b = np.asarray(x), np.asarray(y)
-    if len(a) < 3 or not np.isfinite([a, b]).all() or a.std() == 0 or b.std() == 0:
-        return None
-    return float(np.corrcoef(a, b)[0, 1])
-
-
-def _interval(interval: Interval | None) -> dict[str, float] | None:
-    return None if interval is None else {"estimate": interval.estimate, "low": interval.low, "high": interval.high}
+def _middle(values: Sequence[float | None]) -> float | None:
+    """The median, if all are known."""
+    known = [x for x in values if x is not None]
+    return plain.median(known) if known and len(known) == len(values) else None
 
 
 def _median(values: Sequence[float]) -> float | None:
@@ -373,11 +451,12 @@ def write_results(results: Mapping[str, Any], folder: Path) -> None:
                 {"task": t["name"], "method": m["name"], **(m["best"]["hyper"] if m["best"] else {}), **m["final"],
                  "reached": hit["reached"], "steps_to_target": steps, **m["cost"]}
             )  # fmt: skip
-            for kind in ("trials", "runs"):
-                for r in m[kind]:
+            extras = {kind: [r] for kind in ("default", "transfer") if (r := m["tunability"][kind])}
+            for kind, some in {"trial": m["trials"], "run": m["runs"], **extras}.items():
+                for r in some:
                     hyper = r.get("hyper") or m["best"]["hyper"]
                     runs.append(
-                        {"task": t["name"], "method": m["name"], "kind": kind[:-1], "run": r["run"],
+                        {"task": t["name"], "method": m["name"], "kind": kind, "run": r["run"],
                          "seed": r.get("seed", TUNING_SEED), **hyper, "status": r["status"], "final": r["final"],
                          "train_seconds": r["train_seconds"], "command": r["command"]}
                     )  # fmt: skip

@@ -172,6 +172,8 @@ class Final(Part):
 class Ratio(Part):
     steps: Interval | None = None
     seconds: Interval | None = None
+    gradient_evaluations: Interval | None = None
+    calibrated_seconds: Interval | None = None
 
 
 class ToTarget(Part):
@@ -181,7 +183,50 @@ class ToTarget(Part):
     samples: Spread | None = None
     gradient_evaluations: Spread | None = None
     seconds: Spread | None = None
+    calibrated_seconds: Spread | None = None
     ratio_to_adamw: Ratio | None = None
+
+
+class Share(Part):
+    """A target of a study's own: the initial metric, and this share of the gap that tuned AdamW closes from there."""
+
+    share: float
+    value: float
+
+
+class Basin(Part):
+    """Learning rates that end within 5 % of the gap closed by the best; ``at_least`` where they reach the last rate tried."""
+
+    decades: float
+    low: float
+    high: float
+    at_least: bool
+
+
+class TuningCost(Part):
+    trials: int
+    gradient_evaluations: float
+    seconds: float
+
+
+class Extra(Part):
+    """A run on the tuning seed that is no candidate for the best; ``gap`` is by how much it is worse than the best trial."""
+
+    final: float | None
+    gap: float | None
+    lr: float | None = None
+    hyper: Hyper | None = None
+
+
+class Tunability(Part):
+    """``expected_best`` holds (k, the best of k trials), a mean or, where trials diverged, a median (``expected_best_is``)."""
+
+    expected_best: list[list[float]]
+    expected_best_is: Literal["mean", "median"] = "mean"
+    basin: Basin | None
+    cost: TuningCost
+    default: Extra | None
+    transfer: Extra | None
 
 
 class Cost(Part):
@@ -208,6 +253,14 @@ class Method(Part):
     final: Final | None
     to_target: ToTarget | None
     cost: Cost | None
+    to_targets: list[ToTarget] = []
+    tunability: Tunability | None = None
+
+
+class Withheld(Edge):
+    """The edge of the worse method's space beyond which the difference could close, and the study that would tell."""
+
+    command: str
 
 
 class Comparison(Part):
@@ -225,6 +278,7 @@ class Comparison(Part):
     n: int
     seeds_needed: int | None
     text: str
+    withheld: Withheld | None = None
 
 
 class Verdict(Part):
@@ -248,6 +302,37 @@ class Task(Part):
     methods: list[Method]
     comparisons: list[Comparison]
     verdict: Verdict
+    initial: float | None = None
+    targets: list[Share] = []
+    what_would_change: list[str] = []
+    exploratory: bool = False
+    noise_scale: dict[str, Any] | None = None
+
+
+class Score(Part):
+    anchored: Interval
+    algoperf: float
+    algoperf_trapezoid: float
+
+
+class Ranking(Part):
+    """The order of methods over tasks. ``order`` and ``without_task`` go by the anchored score, ``order_algoperf`` and
+    ``without_method`` by AlgoPerf's, which alone depends on who else is there."""
+
+    basis: str
+    profile: dict[str, list[list[float]]]
+    scores: dict[str, Score]
+    p_best: dict[str, float]
+    order: list[str]
+    order_algoperf: list[str] = []
+    without_method: dict[str, list[str]]
+    without_task: dict[str, list[str]]
+    flips: list[str]
+
+
+class Clock(Part):
+    trusted: bool
+    why: str
 
 
 class Results(Part):
@@ -256,6 +341,8 @@ class Results(Part):
     protocol: list[Rule]
     environment: dict[str, Any]
     tasks: list[Task]
+    ranking: Ranking | None = None
+    clock: Clock | None = None
 
 
 def check(results: Mapping[str, Any]) -> Results:
