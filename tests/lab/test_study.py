@@ -13,8 +13,8 @@ import pytest
 from fallline import METHODS
 from fallline.core.errors import FalllineError
 from fallline.lab import Event, load_study, make_spec, run_study, write_results
+from fallline.lab.engines import RunFailed
 from fallline.lab.store import Store
-from fallline.lab.workers import RunFailed
 
 HERE = Path(__file__).parent
 

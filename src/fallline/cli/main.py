@@ -25,6 +25,7 @@ bench = App(name="bench", help="Measure how fast optimizers step and what curvat
 app.command(bench)
 
 Budget = Literal["quick", "standard", "thorough"]
+Engine = Literal["local", "ray"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -59,9 +60,10 @@ def demo(*, out: Path = Path("fallline-demo"), workers: int = 2) -> int:
         Processes that train at the same time, one thread each.
     """
     from fallline.cli.study import compare_and_report
+    from fallline.lab.engines import EngineChoice
 
     tasks, methods = ["deep-autoencoder", "digits-mlp"], ["adamw", "nesterov", "lion"]
-    return compare_and_report(tasks, methods, "quick", None, out, [], workers)
+    return compare_and_report(tasks, methods, "quick", None, out, [], EngineChoice(num_workers=workers))
 
 
 @app.command
@@ -73,7 +75,9 @@ def compare(
     out: Path | None = None,
     space: Annotated[tuple[str, ...], Parameter(negative="")] = (),
     spaces: Path | None = None,
-    workers: int = 2,
+    engine: Engine = "local",
+    workers: int | None = None,
+    address: str | None = None,
 ) -> int:
     """Find out fairly which method to use on TASK: equal tuning, fresh seeds, honest statistics, one HTML report.
 
@@ -94,30 +98,42 @@ def compare(
         Search range of one hyperparameter, as `adamw.lr=1e-4..1e-1`; repeat for more.
     spaces
         A TOML file of search ranges: a table per method, as `[adamw]` and `lr = "1e-4..1e-1"`.
+    engine
+        Where runs train: `local`, in processes of this machine, or `ray`, on a cluster (`pip install 'fallline[ray]'`).
     workers
-        Processes that train at the same time, one thread each.
+        Runs, or groups of runs, that train at the same time, one thread each. By default 2, with Ray as many as there are CPUs.
+    address
+        Of a running Ray cluster, as `auto` or `10.0.0.5:6379`; without it Ray uses this machine alone.
     """
     from fallline.cli.study import compare_and_report, ranges_of_file
+    from fallline.lab.engines import EngineChoice
 
     ranges = [*ranges_of_file(spaces), *space]
     out = out or Path("-".join(["fallline", *(Path(t.partition(":")[0]).stem for t in tasks), budget]))
-    return compare_and_report(list(tasks), methods.split(","), budget, seeds, out, ranges, workers)
+    choice = EngineChoice(engine, workers, address)
+    return compare_and_report(list(tasks), methods.split(","), budget, seeds, out, ranges, choice)
 
 
 @app.command
-def resume(folder: Path, *, workers: int = 2) -> int:
-    """Go on with an interrupted study; finished runs are not repeated.
+def resume(
+    folder: Path, *, engine: Engine | None = None, workers: int | None = None, address: str | None = None
+) -> int:
+    """Go on with an interrupted study, where and as it ran before; finished runs are not repeated.
 
     Parameters
     ----------
     folder
         The study's folder.
+    engine
+        Another engine than before: `local` or `ray`. The numbers are the same.
     workers
-        Processes that train at the same time, one thread each.
+        Another number of runs, or groups of runs, at the same time.
+    address
+        Another Ray cluster.
     """
     from fallline.cli.study import resume_and_report
 
-    return resume_and_report(folder, workers)
+    return resume_and_report(folder, engine, workers, address)
 
 
 @app.command

@@ -15,7 +15,9 @@ from fallline.core.errors import FalllineError, unknown
 from fallline.core.execute import compiler_available
 from fallline.core.method import METHODS
 from fallline.lab import RunSpec, StudySpec, load_study, make_spec, run_study, train, write_results
+from fallline.lab.engines import EngineChoice
 from fallline.lab.statistics import default_num_seeds
+from fallline.lab.study import engine_of
 from fallline.tasks import load
 
 __all__ = ["compare_and_report", "ranges_of_file", "report_again", "resume_and_report", "run_once", "setting"]
@@ -28,17 +30,17 @@ def compare_and_report(
     seeds: int | None,
     folder: Path,
     ranges: Sequence[str],
-    workers: int,
+    choice: EngineChoice,
 ) -> int:
     """Validate, run what is missing, print the verdict, write the report."""
     spec = make_spec(tasks, methods, budget, seeds, _spaces(ranges))
-    return _run(spec, folder, workers)
+    return _run(spec, folder, choice)
 
 
-def resume_and_report(folder: Path, workers: int) -> int:
-    """Go on with the study in a folder."""
+def resume_and_report(folder: Path, engine: str | None, workers: int | None, address: str | None) -> int:
+    """Go on with the study in a folder, as it was run before unless told otherwise."""
     spec, _ = load_study(folder)
-    return _run(spec, folder, workers)
+    return _run(spec, folder, engine_of(folder).changed(engine, workers, address))
 
 
 def report_again(folder: Path) -> int:
@@ -48,23 +50,23 @@ def report_again(folder: Path) -> int:
     return 0
 
 
-def _run(spec: StudySpec, folder: Path, workers: int) -> int:
+def _run(spec: StudySpec, folder: Path, choice: EngineChoice) -> int:
     out = console()
-    _announce(spec, workers, out)
+    _announce(spec, choice, out)
     with Progress(out) as progress:
-        results = run_study(spec, folder, workers, progress)
+        results = run_study(spec, folder, choice.num_workers, progress, engine=choice.name, address=choice.address)
     _publish(results, folder, out)
     return 0
 
 
-def _announce(spec: StudySpec, workers: int, out: Console) -> None:
+def _announce(spec: StudySpec, choice: EngineChoice, out: Console) -> None:
     plan = spec.plan
     tuned = "the learning rate" if plan.num_tuned == 1 else f"{plan.num_tuned} hyperparameters"
     out.print(f"tasks     {', '.join(spec.tasks)}")
     out.print(f"methods   {', '.join(spec.methods)} (adamw and nesterov are always included)")
     out.print(
         f"plan      {plan.trials} trials for {tuned} of each method, then its best on {spec.num_seeds} fresh seed{'s' * (spec.num_seeds > 1)}: "
-        f"{spec.num_runs} runs, {workers} at a time"
+        f"{spec.num_runs} runs, {choice}"
     )
     enough = default_num_seeds(len(spec.methods))
     if spec.num_seeds < enough:
