@@ -233,12 +233,13 @@ def run_study(
     tasks = {name: load(name) for name in spec.tasks}
     for task in tasks.values():
         task.check()
+    chosen = choice.make(tasks)
     check_writable(folder)
     with _exclusive(folder), Store(folder, asdict(spec)) as store:
         load_start = environment.load_average()
         store.put_meta("engine", choice.to_text())  # for resuming; no part of what the study is
-        with _signals(folder), choice.make(tasks) as started:
-            _Execution(spec, tasks, store, RunQueue(started), progress).run()
+        with _signals(folder), chosen as workers:
+            _Execution(spec, tasks, store, RunQueue(workers), progress).run()
         if store.meta("finished") is None:
             store.put_meta("finished", now())
             store.put_meta("load_start", str(load_start))
