@@ -158,8 +158,15 @@ def run(
     set: Annotated[tuple[str, ...], Parameter(negative="")] = (),
     seed: int = 0,
     steps: int | None = None,
+    parallel: Literal["ddp", "fsdp"] | None = None,
+    device: Literal["cpu", "cuda"] | None = None,
+    save: Path | None = None,
+    every: int | None = None,
+    resume: Path | None = None,
 ) -> int:
     """Train TASK once, as a study does, and print the curve: reproduces any number of a report, to rounding where runs trained together.
+
+    One large run trains over many processes: `torchrun --nproc-per-node 4 -m fallline run TASK --save DIR --resume DIR`.
 
     Parameters
     ----------
@@ -173,7 +180,21 @@ def run(
         The seed of initialisation, data order, noise and dropout.
     steps
         Training steps; the schedule spans them. By default the task's full budget.
+    parallel
+        Over the processes of torchrun: `ddp`, the default, has the model on each; `fsdp` (FSDP2) a part of it.
+    device
+        Where torchrun's processes, or a run that is saved, train; by default on GPUs where there is one for each.
+    save
+        Folder for checkpoints, which any number of processes can resume.
+    every
+        Steps from one checkpoint to the next; by default a tenth of all.
+    resume
+        Folder with a checkpoint to go on from. The folder of `--save` may be empty at first: one command starts and restarts.
     """
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1 or any(x is not None for x in (parallel, device, save, every, resume)):
+        from fallline.cli.large import run_large
+
+        return run_large(task, method, set, seed, steps, (parallel, save, every, resume), device)
     from fallline.cli.study import run_once
 
     return run_once(task, method, set, seed, steps)

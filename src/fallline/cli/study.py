@@ -18,9 +18,17 @@ from fallline.lab import RunSpec, StudySpec, load_study, make_spec, run_study, t
 from fallline.lab.engines import EngineChoice
 from fallline.lab.statistics import default_num_seeds
 from fallline.lab.study import engine_of
-from fallline.tasks import load
+from fallline.tasks import Task, load
 
-__all__ = ["compare_and_report", "ranges_of_file", "report_again", "resume_and_report", "run_once", "setting"]
+__all__ = [
+    "compare_and_report",
+    "ranges_of_file",
+    "report_again",
+    "resume_and_report",
+    "run_once",
+    "run_spec",
+    "setting",
+]
 
 
 def compare_and_report(
@@ -95,11 +103,7 @@ def run_once(task: str, method: str, settings: Sequence[str], seed: int, steps: 
 
     torch.set_num_threads(1)
     loaded = load(task)
-    entry = METHODS[method]
-    hypers = dict(setting(text, method) for text in settings)
-    entry.check(hypers)
-    spec = RunSpec(task, method, tuple(sorted(hypers.items())), seed, steps or loaded.steps, "confirm")
-    record = train(loaded, spec)
+    record = train(loaded, run_spec(loaded, task, method, settings, seed, steps))
     out, metric = console(), loaded.metric
     out.print(f"{'step':>7}  {'train loss':>12}  {metric}")
     for t, loss, value in zip(record["steps"], record["train_loss"], record["metric"], strict=True):
@@ -109,6 +113,13 @@ def run_once(task: str, method: str, settings: Sequence[str], seed: int, steps: 
     else:
         out.print(f"final {metric}: {record['final']!r}")
     return 0
+
+
+def run_spec(loaded: Task, task: str, method: str, settings: Sequence[str], seed: int, steps: int | None) -> RunSpec:
+    """What ``fallline run`` is asked to train, checked."""
+    hypers = dict(setting(text, method) for text in settings)
+    METHODS[method].check(hypers)
+    return RunSpec(task, method, tuple(sorted(hypers.items())), seed, steps or loaded.steps, "confirm")
 
 
 def setting(text: str, method: str) -> tuple[str, float]:

@@ -7,6 +7,8 @@ import json
 import math
 import shlex
 import time
+from collections import deque
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
@@ -23,7 +25,7 @@ from fallline.lab.streams import batch_indices, generator, seed_of, seeded
 from fallline.schedules import cosine, warmup
 from fallline.tasks import Task, evaluate, fetch
 
-__all__ = ["RunSpec", "Spent", "chain_of", "schedule", "step_on", "train"]
+__all__ = ["Record", "RunSpec", "Spent", "advance", "chain_of", "schedule", "step_on", "train"]
 
 WARMUP_FRACTION = 0.05
 DIVERGED_FACTOR, DIVERGED_FRACTION = 3.0, 0.05
@@ -83,19 +85,32 @@ def train(task: Task, spec: RunSpec) -> dict[str, Any]:
     fingerprint = _fingerprint(model)
     optimizer = Optimizer(model, chain_of(task, spec), seed=spec.seed)
     optimizer.prepare()  # outside of the times
-    record = _Record(task, spec)
+    record = Record(task, spec)
+    deque(advance(task, model, optimizer, record), maxlen=0)
+    return {**record.result(), "initial_parameters": fingerprint, "state_bytes_per_parameter": _state_bytes(optimizer)}
+
+
+def advance(
+    task: Task,
+    model: nn.Module,
+    optimizer: Optimizer,
+    record: Record,
+    begun: int = 0,
+    judge: Callable[[Task, nn.Module], float] = evaluate,
+) -> Iterator[int]:
+    """Train from step ``begun`` + 1 on, yielding after each step t; the record says how it went. Ends early at a divergence."""
     with torch.random.fork_rng(devices=[]):
-        for t in range(1, spec.steps + 1):
+        for t in range(begun + 1, record.spec.steps + 1):
             try:
-                spent = step_on(task, model, optimizer, spec.seed, t)
+                spent = step_on(task, model, optimizer, record.spec.seed, t)
             except NotFiniteError:
                 record.diverged_at = t
-                break
+                return
             if not record.alive(t, spent):
-                break
-            if t in record.grid and not record.evaluated(t, evaluate(task, model)):
-                break
-    return {**record.result(), "initial_parameters": fingerprint, "state_bytes_per_parameter": _state_bytes(optimizer)}
+                return
+            if t in record.grid and not record.evaluated(t, judge(task, model)):
+                return
+            yield t
 
 
 @dataclass
@@ -196,7 +211,7 @@ def _all_data(task: Task, seed: int, t: int) -> list[tuple[Tensor, float]]:
     return [(part, 1 / FULL_BATCHES) for part in drawn]
 
 
-class _Record:
+class Record:
     """What a run leaves behind: its curve, its first hit of the target, its end."""
 
     def __init__(self, task: Task, spec: RunSpec) -> None:
@@ -241,6 +256,14 @@ class _Record:
                 "seconds": self.seconds,
             }
         return True
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps of it."""
+        return {name: value for name, value in vars(self).items() if name not in ("task", "spec", "grid")}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from what ``state`` returned."""
+        vars(self).update(state)
 
     def result(self) -> dict[str, Any]:
         done = self.diverged_at is None

@@ -12,6 +12,7 @@ import contextlib
 import functools
 import os
 import signal
+import socket
 import sys
 import sysconfig
 import threading
@@ -32,6 +33,8 @@ __all__ = ["RayEngine", "ray_module"]
 
 _LOOK_SECONDS = 0.5
 """How long one wait for Ray lasts: signals are looked at in between."""
+
+_KNOCK_SECONDS = 10.0
 
 Versions = dict[str, str]
 
@@ -120,12 +123,13 @@ class RayEngine:
         local = self._address == "local"
         options: dict[str, Any] = {"include_dashboard": False, "num_cpus": self._num_workers} if local else {}
         try:
+            _knock(self._address)
             self._ray.init(address=self._address, log_to_driver=False, logging_level="error", **options)
         except Exception as error:
+            told = str(error).strip().splitlines()[0] if str(error).strip() else "no reason given"
             raise FalllineError(
-                f"No Ray cluster answers at {self._address!r} ({type(error).__name__}: {str(error).strip().splitlines()[0]}). Expected a "
-                f"running one. Start it with 'ray start --head', correct --address, or leave it out for a cluster of this "
-                f"machine alone."
+                f"No Ray cluster answers at {self._address!r} ({type(error).__name__}: {told}). Expected a running one. Start it with "
+                f"'ray start --head', correct --address, or leave it out for a cluster of this machine alone."
             ) from error
 
     def _pickled(self, name: str, task: Task) -> bytes:
@@ -145,6 +149,13 @@ class RayEngine:
             for module in modules:
                 pickle.unregister_pickle_by_value(module)
         return content
+
+
+def _knock(address: str) -> None:
+    """Raise OSError where nothing listens: Ray would try for minutes, and then end the process."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if colon and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK_SECONDS).close()
 
 
 def ray_module() -> ModuleType:
