@@ -90,7 +90,7 @@ class RunQueue:
                     f"its end or diverge. Correct the task and repeat the command; finished runs are kept."
                 )
             if reply.kind == "lost" and len(reply.group) == 1 and self._lost[reply.group] >= self._engine.attempts:
-                times = {2: "twice"}.get(self._engine.attempts, f"{self._engine.attempts} times")
+                times = {1: "once", 2: "twice"}.get(self._engine.attempts, f"{self._engine.attempts} times")
                 raise RunFailed(
                     f"The process of the run '{run.command}' died {times} ({reply.content}). Expected it to finish; the usual "
                     f"cause is too little memory. {self._engine.advice}, and repeat the command."

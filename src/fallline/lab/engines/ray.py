@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import re
 import signal
 import socket
 import sys
@@ -110,7 +111,7 @@ class RayEngine:
         try:
             kind, content = self._ray.get(reference)
         except errors.RayTaskError as error:  # before the task's code: fallline is not there, for example
-            return "error", str(error).strip()
+            return "error", re.sub(r"\x1b\[\d+m", "", str(error)).strip()  # without colours
         except errors.RayError as error:
             return "lost", f"{type(error).__name__}: {str(error).strip().splitlines()[0].rstrip('.')}"
         return kind, content
