@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from fallline.cli import main
 from fallline.core.errors import FalllineError
 from fallline.lab import RunSpec, train
 from fallline.lab.large import LargeRun, joined, train_large
+from fallline.tasks import Metric
 from ranks import run_ranks
 
 TASK = f"{Path(__file__).parent / 'run_tasks.py'}:make_task"
@@ -69,7 +71,7 @@ EVALUATING = ("svrg", "storm", "saga", "armijo_sgd", "vrgd", "extragradient")
 
 
 def test_methods_that_ask_for_other_gradients_equal_one_process():
-    """All data in batches that do not divide (97 examples), a line search, gradients elsewhere and of parts."""
+    """All data in batches that do not divide (99 examples), a line search, gradients elsewhere and of parts."""
     (found, _) = run_ranks(evaluating, 2)
     for method in EVALUATING:
         check_equal(found[method], numbers(train(run_tasks.make_task(), plain(method))), 1e-4)
@@ -182,11 +184,31 @@ def noted(rank, world_size, make):
 
 
 def test_what_another_number_of_processes_changes_is_noted():
-    (notes, found), (_, other) = run_ranks(noted, 2, run_tasks.normed)
+    notes, _ = run_ranks(noted, 2, run_tasks.normed)[0]
     assert any("batch normalisation" in text for text in notes)
     assert any("dropout" in text for text in notes)
-    assert found == other, "running statistics are shared before they are used"
     assert run_ranks(noted, 2, run_tasks.make_task)[0][0] == []
+
+
+def statistics(rank, world_size, how):
+    """Running means as the metric sees them."""
+    seen = []
+
+    def metric(model, batch):
+        seen.append(model.blocks[1].running_mean.tolist())
+        return run_tasks.mse(model, batch)
+
+    with joined("cpu") as ranks:
+        task = replace(run_tasks.normed(), metric=Metric("MSE", metric))
+        train_large(task, spec(), ranks, how)
+    return seen
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_all_ranks_evaluate_with_the_same_running_statistics(parallel):
+    first, second = run_ranks(statistics, 2, LargeRun(parallel))
+    assert first == second
+    assert len({tuple(means) for means in first}) == 4, "which change from one evaluation to the next"
 
 
 def masks(rank, world_size):

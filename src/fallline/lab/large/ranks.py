@@ -40,10 +40,8 @@ def joined(wanted: str | None = None) -> Iterator[Ranks]:
         yield Ranks(0, 1, device, False)
         return
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    try:
-        yield Ranks(dist.get_rank(), dist.get_world_size(), device, True)
-    finally:
-        dist.destroy_process_group()
+    yield Ranks(dist.get_rank(), dist.get_world_size(), device, True)
+    dist.destroy_process_group()  # not after an error, when it could wait for ranks that wait for this one
 
 
 def _device(wanted: str | None) -> torch.device:
