@@ -51,22 +51,20 @@ def slurm(tmp_path):
         (tmp_path / name).write_text(f"#!/bin/bash\n{text}\n")
         (tmp_path / name).chmod(0o755)
     job = {"SLURM_JOB_NODELIST": "here", "SLURM_NNODES": "1", "SLURM_JOB_ID": "7", "SLURM_CPUS_PER_TASK": "2"}
-    return {**os.environ, **job, "PATH": f"{tmp_path}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
-
-
-def script(text, **changes):
-    for old, new in changes.items():
-        old = old.replace("_", "-")
-        assert old in text
-        text = text.replace(old, new)
-    return text
+    paths = os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
+    return {
+        **os.environ,
+        **job,
+        "PYTHONPATH": paths,
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "OMP_NUM_THREADS": "1",
+    }
 
 
 @pytest.mark.slow
 def test_the_script_of_one_run_starts_and_restarts(slurm, tmp_path):
     task = f"{Path(__file__).parent / 'run_tasks.py'}:make_task"
-    text = script(RUN, shakespeare_gpt=task).replace("PER_NODE=4", "PER_NODE=2").replace("--every 100", "--every 3")
-    text = text.replace(":29500", ":29517")
+    text = RUN.replace("shakespeare-gpt", task).replace("PER_NODE=4", "PER_NODE=2").replace(":29500", ":29517")
     for note in ("", "goes on after step 12 of 12"):
         result = subprocess.run(
             ["bash", "-c", text], cwd=tmp_path, env=slurm, capture_output=True, text=True, timeout=300

@@ -199,6 +199,7 @@ def test_modules_beside_a_users_task_are_his(tmp_path, monkeypatch):
     assert beside_the_task in found
     assert numpy not in found
     assert not any(module.__name__.startswith("fallline.") for module in found)
+    assert beside_the_task in _users_modules("beside_the_task:make"), "also where it is not in the working directory"
     assert _users_modules("digits-mlp") == []
 
 
@@ -256,13 +257,15 @@ class Net(nn.Linear):
 
 def users_task(folder, lock="None"):
     (folder / "helper_of_the_user.py").write_text(HELPER)
-    (folder / "mine.py").write_text(USERS.format(lock=lock))
-    return f"{folder / 'mine.py'}:make"
+    (folder / "task_of_the_user.py").write_text(USERS.format(lock=lock))
+    return f"{folder / 'task_of_the_user.py'}:make"
 
 
 @needs_ray
-def test_a_cluster_gives_the_local_engines_numbers_bit_for_bit(cluster, tmp_path):
-    spec = make_spec([task("noisy"), task("branching"), users_task(tmp_path)], ["lion"], "quick", 2)
+def test_a_cluster_gives_the_local_engines_numbers_bit_for_bit(cluster, tmp_path, monkeypatch):
+    users_task(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    spec = make_spec([task("noisy"), task("branching"), "task_of_the_user:make"], ["lion"], "quick", 2)
     local = run_study(spec, tmp_path / "local", 2)
     remote = on_ray(cluster, spec, tmp_path / "ray")
     assert stripped(remote) == stripped(local)
@@ -280,7 +283,9 @@ def test_errors_of_a_task_are_shown_as_with_the_local_engine(cluster, tmp_path, 
     monkeypatch.setattr(RayEngine, "attempts", 1)  # a new worker takes seconds to start
     with pytest.raises(RunFailed, match=r"(?s)suicidal.*died once \(WorkerCrashedError.*\).*smaller model"):
         on_ray(cluster, study("suicidal"), tmp_path / "b", 1)
-    with pytest.raises(FalllineError, match=r"mine.py:make cannot be sent to workers \(TypeError: cannot pickle.*lock"):
+    with pytest.raises(
+        FalllineError, match=r"task_of_the_user.py:make cannot be sent to workers \(TypeError: cannot pickle.*lock"
+    ):
         on_ray(cluster, make_spec([users_task(tmp_path, "threading.Lock()")], ["lion"], "quick", 1), tmp_path / "c")
 
 
@@ -291,6 +296,7 @@ def test_an_address_where_nothing_answers(tmp_path):
 
 
 @needs_ray
+@pytest.mark.slow
 def test_a_machine_that_dies_in_mid_run_changes_no_number(cluster, tmp_path, monkeypatch):
     marks, lost = tmp_path / "marks", []
     marks.mkdir()
@@ -317,6 +323,7 @@ def test_a_machine_that_dies_in_mid_run_changes_no_number(cluster, tmp_path, mon
 
 
 @needs_ray
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_signals_leave_a_study_that_resumes(cluster, tmp_path, number, code):
     out = tmp_path / "s"

@@ -200,7 +200,11 @@ def _users_modules(name: str) -> list[ModuleType]:
     where = name.rpartition(":")[0]
     if not where:
         return []
-    folders = [Path.cwd().resolve(), *([Path(where).resolve().parent] if where.endswith(".py") else [])]
+    folders = [Path.cwd().resolve()]
+    if where.endswith(".py"):
+        folders.append(Path(where).expanduser().resolve().parent)
+    elif file := getattr(sys.modules.get(where), "__file__", None):
+        folders.append(Path(file).resolve().parent)
     installed = [Path(path).resolve() for path in sysconfig.get_paths().values()]
     installed.append(Path(fallline.__file__).resolve().parent)
     found = []
