@@ -118,3 +118,13 @@ def branching():
         return found if found > 0.1 else 2 * found
 
     return make_task(name="branching", loss=loss)
+
+
+def lasting():
+    """Its runs together take seconds."""
+
+    def lazy(model, batch):
+        time.sleep(0.1)
+        return mse(model, batch)
+
+    return make_task(name="lasting", loss=lazy)

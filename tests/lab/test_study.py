@@ -15,9 +15,9 @@ import small
 from fallline import METHODS
 from fallline.core.errors import FalllineError
 from fallline.lab import Event, RunSpec, load_study, make_spec, run_study, train, write_results
+from fallline.lab.engines import RunFailed
 from fallline.lab.store import Store
 from fallline.lab.summary import clock
-from fallline.lab.workers import RunFailed
 
 HERE = Path(__file__).parent
 

@@ -18,8 +18,8 @@ import torch
 
 from fallline.core.errors import InvalidValueError, unknown
 from fallline.lab import RunSpec, train, train_population
+from fallline.lab.engines import LocalEngine, RunQueue
 from fallline.lab.study import POPULATION
-from fallline.lab.workers import Workers
 from fallline.tasks import Task, load
 
 __all__ = ["CASES", "Case", "Speedup", "chosen_cases", "measure_population"]
@@ -112,7 +112,7 @@ def measure_population(
     with ExitStack() as stack:
         stack.callback(torch.set_num_threads, before)
         torch.set_num_threads(1)
-        pool = None if cpu else stack.enter_context(Workers({case.task: task}, workers))
+        pool = None if cpu else RunQueue(stack.enter_context(LocalEngine({case.task: task}, workers)))
 
         def at_once(some: Sequence[RunSpec]) -> None:
             if pool is None:

@@ -25,6 +25,7 @@ bench = App(name="bench", help="Measure how fast optimizers step and what curvat
 app.command(bench)
 
 Budget = Literal["quick", "standard", "thorough"]
+Engine = Literal["local", "ray"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -59,9 +60,10 @@ def demo(*, out: Path = Path("fallline-demo"), workers: int = 2) -> int:
         Processes that train at the same time, one thread each.
     """
     from fallline.cli.study import compare_and_report
+    from fallline.lab.engines import EngineChoice
 
     tasks, methods = ["deep-autoencoder", "digits-mlp"], ["adamw", "nesterov", "lion"]
-    return compare_and_report(tasks, methods, "quick", None, out, [], workers)
+    return compare_and_report(tasks, methods, "quick", None, out, [], EngineChoice(num_workers=workers))
 
 
 @app.command
@@ -76,7 +78,9 @@ def compare(
     batch_size: str | None = None,
     extras: bool = True,
     prune: Annotated[bool, Parameter(negative="")] = False,
-    workers: int = 2,
+    engine: Engine = "local",
+    workers: int | None = None,
+    address: str | None = None,
 ) -> int:
     """Find out fairly which method to use on TASK: equal tuning, fresh seeds, honest statistics, one HTML report.
 
@@ -103,32 +107,44 @@ def compare(
         Two more runs of each method, which show what tuning is worth: at its defaults, and at AdamW's best learning rate.
     prune
         Give up the worse half of the trials at a quarter and at half of their steps. Quicker; the study then only explores.
+    engine
+        Where runs train: `local`, in processes of this machine, or `ray`, on a cluster (`pip install 'fallline[ray]'`).
     workers
-        Processes that train at the same time, one thread each.
+        Runs, or groups of runs, that train at the same time, one thread each. By default 2, with Ray as many as there are CPUs.
+    address
+        Of a running Ray cluster, as `auto` or `10.0.0.5:6379`; without it Ray uses this machine alone.
     """
     from fallline.cli.study import compare_and_report, ranges_of_file
+    from fallline.lab.engines import EngineChoice
 
     ranges = [*ranges_of_file(spaces), *space]
     out = out or Path("-".join(["fallline", *(Path(t.partition(":")[0]).stem for t in tasks), budget]))
+    choice = EngineChoice(engine, workers, address)
     return compare_and_report(
-        list(tasks), methods.split(","), budget, seeds, out, ranges, workers, extras, batch_size, prune
+        list(tasks), methods.split(","), budget, seeds, out, ranges, choice, extras, batch_size, prune
     )
 
 
 @app.command
-def resume(folder: Path, *, workers: int = 2) -> int:
-    """Go on with an interrupted study; finished runs are not repeated.
+def resume(
+    folder: Path, *, engine: Engine | None = None, workers: int | None = None, address: str | None = None
+) -> int:
+    """Go on with an interrupted study, where and as it ran before; finished runs are not repeated.
 
     Parameters
     ----------
     folder
         The study's folder.
+    engine
+        Another engine than before: `local` or `ray`. The numbers are the same.
     workers
-        Processes that train at the same time, one thread each.
+        Another number of runs, or groups of runs, at the same time.
+    address
+        Another Ray cluster.
     """
     from fallline.cli.study import resume_and_report
 
-    return resume_and_report(folder, workers)
+    return resume_and_report(folder, engine, workers, address)
 
 
 @app.command
@@ -153,8 +169,15 @@ def run(
     set: Annotated[tuple[str, ...], Parameter(negative="")] = (),
     seed: int = 0,
     steps: int | None = None,
+    parallel: Literal["ddp", "fsdp"] | None = None,
+    device: Literal["cpu", "cuda"] | None = None,
+    save: Path | None = None,
+    every: int | None = None,
+    resume: Path | None = None,
 ) -> int:
     """Train TASK once, as a study does, and print the curve: reproduces any number of a report, to rounding where runs trained together.
+
+    One large run trains over many processes: `torchrun --nproc-per-node 4 -m fallline run TASK --save DIR --resume DIR`.
 
     Parameters
     ----------
@@ -168,7 +191,21 @@ def run(
         The seed of initialisation, data order, noise and dropout.
     steps
         Training steps; the schedule spans them. By default the task's full budget.
+    parallel
+        Over the processes of torchrun: `ddp`, the default, has the model on each; `fsdp` (FSDP2) a part of it.
+    device
+        Where torchrun's processes, or a run that is saved, train; by default on GPUs where there is one for each.
+    save
+        Folder for checkpoints, which any number of processes can resume.
+    every
+        Steps from one checkpoint to the next; by default a tenth of all.
+    resume
+        Folder with a checkpoint to go on from. The folder of `--save` may be empty at first: one command starts and restarts.
     """
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1 or any(x is not None for x in (parallel, device, save, every, resume)):
+        from fallline.cli.large import run_large
+
+        return run_large(task, method, set, seed, steps, (parallel, save, every, resume), device)
     from fallline.cli.study import run_once
 
     return run_once(task, method, set, seed, steps)

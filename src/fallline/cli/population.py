@@ -10,8 +10,8 @@ from rich.text import Text
 
 from fallline.bench.population import chosen_cases, measure_population
 from fallline.cli.catalogue import console
+from fallline.lab.engines.local import keep_memory
 from fallline.lab.environment import load_average
-from fallline.lab.workers import keep_memory
 
 __all__ = ["bench_population"]
 

@@ -15,10 +15,21 @@ from fallline.core.errors import FalllineError, unknown
 from fallline.core.execute import compiler_available
 from fallline.core.method import METHODS
 from fallline.lab import RunSpec, StudySpec, load_study, make_spec, run_study, train, write_results
+from fallline.lab.engines import EngineChoice
 from fallline.lab.entries import load_entry
 from fallline.lab.statistics import default_num_seeds
+from fallline.lab.study import engine_of
+from fallline.tasks import Task
 
-__all__ = ["compare_and_report", "ranges_of_file", "report_again", "resume_and_report", "run_once", "setting"]
+__all__ = [
+    "compare_and_report",
+    "ranges_of_file",
+    "report_again",
+    "resume_and_report",
+    "run_once",
+    "run_spec",
+    "setting",
+]
 
 
 def compare_and_report(
@@ -28,20 +39,20 @@ def compare_and_report(
     seeds: int | None,
     folder: Path,
     ranges: Sequence[str],
-    workers: int,
+    choice: EngineChoice,
     extras: bool = True,
     batch_size: str | None = None,
     prune: bool = False,
 ) -> int:
     """Validate, run what is missing, print the verdict, write the report."""
     spec = make_spec(tasks, methods, budget, seeds, _spaces(ranges), extras, _batch_sizes(batch_size), prune)
-    return _run(spec, folder, workers)
+    return _run(spec, folder, choice)
 
 
-def resume_and_report(folder: Path, workers: int) -> int:
-    """Go on with the study in a folder."""
+def resume_and_report(folder: Path, engine: str | None, workers: int | None, address: str | None) -> int:
+    """Go on with the study in a folder, as it was run before unless told otherwise."""
     spec, _ = load_study(folder)
-    return _run(spec, folder, workers)
+    return _run(spec, folder, engine_of(folder).changed(engine, workers, address))
 
 
 def report_again(folder: Path) -> int:
@@ -60,23 +71,23 @@ def _batch_sizes(text: str | None) -> list[int]:
         ) from None
 
 
-def _run(spec: StudySpec, folder: Path, workers: int) -> int:
+def _run(spec: StudySpec, folder: Path, choice: EngineChoice) -> int:
     out = console()
-    _announce(spec, workers, out)
+    _announce(spec, choice, out)
     with Progress(out) as progress:
-        results = run_study(spec, folder, workers, progress)
+        results = run_study(spec, folder, choice.num_workers, progress, engine=choice.name, address=choice.address)
     _publish(results, folder, out)
     return 0
 
 
-def _announce(spec: StudySpec, workers: int, out: Console) -> None:
+def _announce(spec: StudySpec, choice: EngineChoice, out: Console) -> None:
     plan = spec.plan
     tuned = "the learning rate" if plan.num_tuned == 1 else f"{plan.num_tuned} hyperparameters"
     out.print(f"tasks     {', '.join(spec.tasks)}")
     out.print(f"methods   {', '.join(spec.methods)} (adamw and nesterov are always included)")
     out.print(
         f"plan      {plan.trials} trials for {tuned} of each method, then its best on {spec.num_seeds} fresh seed{'s' * (spec.num_seeds > 1)}: "
-        f"{spec.num_runs} runs, {workers} at a time"
+        f"{spec.num_runs} runs, {choice}"
     )
     if spec.batch_sizes:
         out.print(
@@ -111,11 +122,7 @@ def run_once(task: str, method: str, settings: Sequence[str], seed: int, steps: 
 
     torch.set_num_threads(1)
     loaded = load_entry(task)
-    entry = METHODS[method]
-    hypers = dict(setting(text, method) for text in settings)
-    entry.check(hypers)
-    spec = RunSpec(task, method, tuple(sorted(hypers.items())), seed, steps or loaded.steps, "confirm")
-    record = train(loaded, spec)
+    record = train(loaded, run_spec(loaded, task, method, settings, seed, steps))
     out, metric = console(), loaded.metric
     out.print(f"{'step':>7}  {'train loss':>12}  {metric}")
     for t, loss, value in zip(record["steps"], record["train_loss"], record["metric"], strict=True):
@@ -125,6 +132,13 @@ def run_once(task: str, method: str, settings: Sequence[str], seed: int, steps: 
     else:
         out.print(f"final {metric}: {record['final']!r}")
     return 0
+
+
+def run_spec(loaded: Task, task: str, method: str, settings: Sequence[str], seed: int, steps: int | None) -> RunSpec:
+    """What ``fallline run`` is asked to train, checked."""
+    hypers = dict(setting(text, method) for text in settings)
+    METHODS[method].check(hypers)
+    return RunSpec(task, method, tuple(sorted(hypers.items())), seed, steps or loaded.steps, "confirm")
 
 
 def setting(text: str, method: str) -> tuple[str, float]:

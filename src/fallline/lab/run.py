@@ -296,6 +296,14 @@ class Record:
             }
         return True
 
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps of it."""
+        return {name: value for name, value in vars(self).items() if name not in ("task", "spec", "grid")}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from what ``state`` returned."""
+        vars(self).update(state)
+
     def result(self) -> dict[str, Any]:
         done = self.diverged_at is None
         return {

@@ -22,14 +22,24 @@ from fallline.core.hyper import check_hyper
 from fallline.core.method import METHODS
 from fallline.core.space import Range
 from fallline.lab import design, environment
+from fallline.lab.engines import EngineChoice, RunQueue
 from fallline.lab.entries import load_entry
 from fallline.lab.run import RunSpec
 from fallline.lab.statistics import default_num_seeds
 from fallline.lab.store import Store, check_writable, now
-from fallline.lab.workers import Workers
 from fallline.tasks import Task
 
-__all__ = ["BASELINES", "Event", "Interrupted", "StudySpec", "expand", "load_study", "make_spec", "run_study"]
+__all__ = [
+    "BASELINES",
+    "Event",
+    "Interrupted",
+    "StudySpec",
+    "engine_of",
+    "expand",
+    "load_study",
+    "make_spec",
+    "run_study",
+]
 
 BASELINES = ("adamw", "nesterov")
 """Tuned like all others and always part of a study, so that no method is compared with an untuned baseline."""
@@ -265,22 +275,31 @@ class Interrupted(FalllineError):
 
 
 def run_study(
-    spec: StudySpec, folder: Path, num_workers: int = 2, progress: Callable[[Event], None] = lambda event: None
+    spec: StudySpec,
+    folder: Path,
+    num_workers: int | None = None,
+    progress: Callable[[Event], None] = lambda event: None,
+    *,
+    engine: str = "local",
+    address: str | None = None,
 ) -> dict[str, Any]:
     """Run what is not there yet, and return the results (schema 1 of results.json).
 
+    ``engine`` is ``local`` (``num_workers`` processes, 2 by default) or ``ray`` (at ``address``, on all CPUs by default).
+
     Raises FalllineError for a folder that cannot be used or a task that does not train, Interrupted on SIGINT or SIGTERM.
     """
-    if num_workers < 1:
-        raise FalllineError(f"{num_workers} workers cannot train. Expected at least 1. Pass --workers 2.")
+    choice = EngineChoice(engine, num_workers, address)
     tasks = {name: load_entry(name) for name in spec.entries}
     for task in tasks.values():
         task.check()
+    chosen = choice.make(tasks)
     check_writable(folder)
     with _exclusive(folder), Store(folder, spec.declared) as store:
         load_start = environment.load_average()
-        with _signals(folder), Workers(tasks, num_workers) as workers, _watched(store) as watch:
-            _Execution(spec, tasks, store, workers, progress, watch).run()
+        store.put_meta("engine", choice.to_text())  # for resuming; no part of what the study is
+        with _signals(folder), chosen as workers, _watched(store) as watch:
+            _Execution(spec, tasks, store, RunQueue(workers), progress, watch).run()
         if store.meta("finished") is None:
             store.put_meta("finished", now())
             store.put_meta("load_start", str(load_start))
@@ -293,6 +312,12 @@ def load_study(folder: Path) -> tuple[StudySpec, dict[str, Any]]:
     with Store(folder) as store:
         spec = TypeAdapter(StudySpec).validate_python(store.meta("spec"))
         return spec, results_of(spec, {name: load_entry(name) for name in spec.entries}, store)
+
+
+def engine_of(folder: Path) -> EngineChoice:
+    """How the study in a folder was last run. Raises FalllineError if there is none."""
+    with Store(folder) as store:
+        return EngineChoice.from_text(store.meta("engine"))
 
 
 def results_of(spec: StudySpec, tasks: Mapping[str, Task], store: Store) -> dict[str, Any]:
@@ -309,7 +334,7 @@ class _Execution:
     spec: StudySpec
     tasks: Mapping[str, Task]
     store: Store
-    workers: Workers
+    queue: RunQueue
     progress: Callable[[Event], None]
     watch: Callable[[], None] = lambda: None  # called after each run
     began: float = field(default_factory=time.monotonic)
@@ -328,7 +353,7 @@ class _Execution:
                 self.missing[name, method] = len(trials)
                 self._plan(trials)
                 self._plan(self.spec.default(name, task, method))
-        for run, record in self.workers:
+        for run, record in self.queue:
             self._tell_alone()
             self.watch()
             if run.id in self.there:  # of a population that was interrupted half-way into the store
@@ -342,7 +367,7 @@ class _Execution:
         self.there.update(run.id for run in there)
         size = len(runs) if runs and runs[0].purpose == "prune" else POPULATION  # halving has to see all of them
         groups = [runs[i : i + size] for i in range(0, len(runs), max(1, size))]
-        self.workers.submit([group for group in groups if any(run.id not in self.results for run in group)])
+        self.queue.submit([group for group in groups if any(run.id not in self.results for run in group)])
         self.repeated += len(there)
         for run in there:
             self._finished(run, self.results[run.id])
@@ -376,7 +401,7 @@ class _Execution:
         self._tell(Event("dropped", self.planned, self.done, self.repeated, run.task, run.method))
 
     def _tell_alone(self) -> None:
-        for (task, method), reason in self.workers.alone.items():
+        for (task, method), reason in self.queue.alone.items():
             if (task, method) not in self.told:
                 self.told.add((task, method))
                 self._tell(Event("alone", self.planned, self.done, self.repeated, task, method, status=reason))
