@@ -11,10 +11,10 @@ from test_study import HERE, _some_runs, stripped, study, task
 
 from fallline.cli import main
 from fallline.core.errors import FalllineError, UnknownNameError
-from fallline.lab import RunSpec, load_study, make_spec, run_study
+from fallline.lab import Interrupted, RunSpec, load_study, make_spec, run_study
 from fallline.lab.engines import EngineChoice, Reply, RunFailed, RunQueue
 from fallline.lab.engines.engine import train_group
-from fallline.lab.engines.ray import RayEngine, _train, _users_modules, _versions
+from fallline.lab.engines.ray import RayEngine, _signals_passed_on, _train, _users_modules, _versions
 from fallline.lab.study import engine_of
 
 try:
@@ -187,6 +187,13 @@ def test_a_worker_with_other_versions_is_refused():
     assert kind == "error"
     assert "not 1.0" in content
     assert "Install the same versions" in content
+
+
+def test_what_a_signal_handler_raises_inside_ray_is_passed_on():
+    with pytest.raises(Interrupted), _signals_passed_on():
+        raise SystemError("returned a result with an exception set") from Interrupted(HERE, 15)
+    with pytest.raises(SystemError), _signals_passed_on():
+        raise SystemError("something else")
 
 
 def test_modules_beside_a_users_task_are_his(tmp_path, monkeypatch):

@@ -101,10 +101,11 @@ class RayEngine:
 
     def wait(self) -> list[Reply]:
         ready: list[Any] = []
-        while not ready:
-            ready, _ = self._ray.wait(list(self._busy), num_returns=1, timeout=_LOOK_SECONDS)
-        more, _ = self._ray.wait(list(self._busy), num_returns=len(self._busy), timeout=0)
-        return [Reply(self._busy.pop(reference), *self._result(reference)) for reference in more or ready]
+        with _signals_passed_on():
+            while not ready:
+                ready, _ = self._ray.wait(list(self._busy), num_returns=1, timeout=_LOOK_SECONDS)
+            more, _ = self._ray.wait(list(self._busy), num_returns=len(self._busy), timeout=0)
+            return [Reply(self._busy.pop(reference), *self._result(reference)) for reference in more or ready]
 
     def _result(self, reference: Any) -> tuple[Kind, Any]:
         errors = self._ray.exceptions
@@ -216,6 +217,17 @@ def _users_modules(name: str) -> list[ModuleType]:
         if any(path.is_relative_to(f) for f in folders) and not any(path.is_relative_to(f) for f in installed):
             found.append(module)
     return found
+
+
+@contextlib.contextmanager
+def _signals_passed_on() -> Iterator[None]:
+    """What a signal handler raises inside Ray's compiled code comes out as the cause of a SystemError; it is raised by itself."""
+    try:
+        yield
+    except SystemError as error:
+        if error.__cause__ is None:
+            raise
+        raise error.__cause__ from None
 
 
 @contextlib.contextmanager
