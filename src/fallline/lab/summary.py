@@ -43,7 +43,7 @@ def summarise(
     """The results of a study, complete or not; pure apart from the description of the machine."""
     found = [_task(spec, name, task, results) for name, task in tasks.items()]
     runs = [r for t in found for m in t["methods"] for r in _runs_of(m)]
-    runs += [t["noise_scale"] for t in found if t.get("noise_scale")]
+    runs += [t["noise_scale"]["run"] for t in found if t.get("noise_scale")]
     statuses = [r["status"] for r in runs]
     planned = sum(_planned(spec, m, _anchor(t)) for t in found for m in t["methods"])
     ranked, times = _ranking(spec, found), clock(facts)
@@ -189,7 +189,7 @@ def _task(spec: StudySpec, name: str, task: Task, results: Results) -> dict[str,
     for m in methods:
         hits, theirs = ([r["to_target"] for r in x["runs"]] for x in (m, anchor))
         m["to_target"]["ratio_to_adamw"] = {c: ratio(hits, theirs, c) for c in ("steps", "seconds")}
-    initial = _middle([r["initial"] for r in anchor["runs"]])
+    initial = _middle([r["initial"] for r in next((m["runs"] for m in (anchor, *methods) if m["runs"]), [])])
     finished = len(anchor["runs"]) == spec.num_seeds
     goals = targets(anchor["final"]["median"] if finished else None, initial, task.metric.minimize)
     for m in methods:
@@ -230,8 +230,16 @@ def _noise(runs: Sequence[RunSpec], results: Results) -> dict[str, Any] | None:
     if not runs or runs[0].id not in results:
         return None
     record = results[runs[0].id]
-    kept = {k: record[k] for k in ("status", "final", "train_seconds")}
-    return {**record["noise_scale"], "run": runs[0].id, **kept, "command": runs[0].command}
+    found = record["noise_scale"]
+    return {
+        **{when: x["value"] if x else None for when, x in found.items()},
+        "detail": found,
+        "run": {
+            "run": runs[0].id,
+            **{k: record[k] for k in ("status", "final", "train_seconds")},
+            "command": runs[0].command,
+        },
+    }
 
 
 def _best_of(spec: StudySpec, name: str, task: Task, method: str, results: Results) -> RunSpec | None:
