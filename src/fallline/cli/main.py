@@ -135,6 +135,25 @@ def report(folder: Path) -> int:
 
 
 @app.command
+def watch(folder: Path, *, every: float = 1.0) -> int:
+    """Show how far a study is, while another process runs it or after: trials, fresh seeds, best so far, time left.
+
+    On a terminal it stays until the study is finished; Ctrl-C leaves, and the study goes on. To watch a training loop of your
+    own, see `fallline.watch` in Python (docs/diagnose.md).
+
+    Parameters
+    ----------
+    folder
+        The study's folder.
+    every
+        Seconds between two looks.
+    """
+    from fallline.cli.watch import watch_study
+
+    return watch_study(folder, every)
+
+
+@app.command
 def run(
     task: str,
     *,
