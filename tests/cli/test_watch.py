@@ -98,8 +98,11 @@ def test_one_plain_snapshot_where_output_is_no_terminal(tmp_path, capsys):
     assert main(["watch", str(tmp_path)]) == 0
     lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
     assert lines[0] == f"study     {tmp_path}: 18 of 18 runs, {counts['diverged']} diverged"
-    assert lines[1].split() == ["task", "method", "trials", "diverged", "fresh", "seeds", "best", "so", "far", "with"]
-    assert [line.split()[1:4] for line in lines[2:4]] == [["adamw", "8/8", "1/1"], ["nesterov", "8/8", "1/1"]]
+    assert lines[1].split() == ["task", "method", "trials", "diverged", "seeds", "best", "so", "far"]
+    assert [line.split()[:3] for line in lines[2:4]] == [
+        ["small.py:make_task", "adamw", "8/8"],
+        ["small.py:make_task", "nesterov", "8/8"],
+    ]
     assert lines[-1] == f"finished  report: {tmp_path / 'report.html'}"
     assert main(["watch", str(tmp_path / "nowhere")]) == 2
     assert "holds no study" in capsys.readouterr().err

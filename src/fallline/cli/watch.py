@@ -10,7 +10,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 
-from rich import box
 from rich.console import Group
 from rich.live import Live
 from rich.table import Table
@@ -130,7 +129,7 @@ def _picture(folder: Path, seen: Snapshot, metrics: dict[str, Metric | None], st
     lines += [
         f"          of {name} no best is shown: it cannot be loaded here" for name, m in metrics.items() if m is None
     ]
-    return Group(Text("\n".join(lines)), _table(table, metrics, styled), Text(_state(folder, seen, table)))
+    return Group(Text("\n".join(lines)), _table(table, styled), Text(_state(folder, seen, table)))
 
 
 def _state(folder: Path, seen: Snapshot, table: Sequence[Row]) -> str:
@@ -148,21 +147,28 @@ def _state(folder: Path, seen: Snapshot, table: Sequence[Row]) -> str:
     return text
 
 
-def _table(table: Sequence[Row], metrics: dict[str, Metric | None], styled: bool) -> Table:
-    shown = Table(box=box.SIMPLE_HEAD if styled else None, pad_edge=False)
-    for name in ("task", "method", "trials", "diverged", "fresh seeds", "best so far", "with"):
-        right = name in ("trials", "diverged", "fresh seeds")
-        shown.add_column(name, justify="right" if right else "left", no_wrap=name in ("task", "method"))
+def _table(table: Sequence[Row], styled: bool) -> Table:
+    shown = Table(box=None, pad_edge=False, padding=(0, 1))
+    for name in ("task", "method", "trials", "diverged", "seeds", "best so far"):
+        number = name in ("trials", "diverged", "seeds")
+        shown.add_column(name, justify="right" if number else "left", no_wrap=name != "best so far")
     last = ""
     for r in table:
-        metric = metrics[r.task]
-        unit = f" {metric.unit}" if metric and metric.unit else ""
-        best = "" if r.best is None else f"{brief(r.best.final, 4)}{unit}"
-        setting = "" if r.best is None else hypers(dict(r.best.hypers))
+        best = "" if r.best is None else f"{brief(r.best.final, 4)}  {hypers(dict(r.best.hypers))}"
         style = "dim" if not r.trials[0] else "" if r.left else "green"
         shown.add_row(
-            "" if r.task == last and styled else r.task, r.method, f"{r.trials[0]}/{r.trials[1]}", str(r.diverged or ""),
-            f"{r.seeds[0]}/{r.seeds[1]}", best, setting, style=style if styled else None,
-        )  # fmt: skip
+            "" if r.task == last and styled else _short(r.task),
+            r.method,
+            f"{r.trials[0]}/{r.trials[1]}",
+            str(r.diverged or ""),
+            f"{r.seeds[0]}/{r.seeds[1]}",
+            best,
+            style=style if styled else None,
+        )
         last = r.task
     return shown
+
+
+def _short(task: str) -> str:
+    """A user's task without its folder: ``tasks/mine.py:make_task`` -> ``mine.py:make_task``."""
+    return Path(task).name
