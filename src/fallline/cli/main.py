@@ -67,7 +67,8 @@ def demo(*, out: Path = Path("fallline-demo"), workers: int = 2) -> int:
 @app.command
 def compare(
     *tasks: str,
-    methods: str = "adamw,nesterov,lion",
+    suite: str | None = None,
+    methods: str | None = None,
     budget: Budget = "quick",
     seeds: int | None = None,
     out: Path | None = None,
@@ -81,8 +82,10 @@ def compare(
     ----------
     tasks
         One or more of `fallline tasks`, or your own: `my_module:make_task` or `path/to/file.py:make_task`.
+    suite
+        A list of tasks by name: tiny, core or all. `fallline tasks` shows them.
     methods
-        Methods to compare, separated by commas; `all` and `all-first-order` take every one, a family as `adaptive` (or
+        Methods to compare, separated by commas; by default adamw,nesterov,lion, and muon too on a suite. `all` and `all-first-order` take every one, a family as `adaptive` (or
         `all-sgd`, where a method has the family's name) its members. Tuned AdamW and Nesterov are always included.
     budget
         quick: 8 trials a method at 30 % of the steps; standard: 16; thorough: 32, both at all steps.
@@ -97,11 +100,13 @@ def compare(
     workers
         Processes that train at the same time, one thread each.
     """
-    from fallline.cli.study import compare_and_report, ranges_of_file
+    from fallline.cli.study import compare_and_report, named_tasks, ranges_of_file
 
     ranges = [*ranges_of_file(spaces), *space]
-    out = out or Path("-".join(["fallline", *(Path(t.partition(":")[0]).stem for t in tasks), budget]))
-    return compare_and_report(list(tasks), methods.split(","), budget, seeds, out, ranges, workers)
+    named, chosen = named_tasks(tasks, suite)
+    methods = methods or ("adamw,nesterov,lion,muon" if suite else "adamw,nesterov,lion")
+    out = out or Path("-".join(["fallline", *named, budget]))
+    return compare_and_report(chosen, methods.split(","), budget, seeds, out, ranges, workers)
 
 
 @app.command

@@ -16,9 +16,17 @@ from fallline.core.execute import compiler_available
 from fallline.core.method import METHODS
 from fallline.lab import RunSpec, StudySpec, load_study, make_spec, run_study, train, write_results
 from fallline.lab.statistics import default_num_seeds
-from fallline.tasks import load
+from fallline.tasks import load, suite
 
-__all__ = ["compare_and_report", "ranges_of_file", "report_again", "resume_and_report", "run_once", "setting"]
+__all__ = [
+    "compare_and_report",
+    "named_tasks",
+    "ranges_of_file",
+    "report_again",
+    "resume_and_report",
+    "run_once",
+    "setting",
+]
 
 
 def compare_and_report(
@@ -33,6 +41,14 @@ def compare_and_report(
     """Validate, run what is missing, print the verdict, write the report."""
     spec = make_spec(tasks, methods, budget, seeds, _spaces(ranges))
     return _run(spec, folder, workers)
+
+
+def named_tasks(tasks: Sequence[str], suite_name: str | None) -> tuple[list[str], list[str]]:
+    """What the study's folder is named after, and all its tasks: those given and those of the suite."""
+    names = [Path(t.partition(":")[0]).stem for t in tasks]
+    if suite_name is None:
+        return names, list(tasks)
+    return [*names, suite_name], [*tasks, *suite(suite_name)]
 
 
 def resume_and_report(folder: Path, workers: int) -> int:
