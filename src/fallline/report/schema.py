@@ -184,6 +184,53 @@ class ToTarget(Part):
     ratio_to_adamw: Ratio | None = None
 
 
+class AtTarget(ToTarget):
+    """Time to one of several targets; calibrated seconds are steps times the measured time of a step."""
+
+    calibrated_seconds: Spread | None = None
+
+
+class Basin(Part):
+    """Learning rates that end near the best; ``at_least`` where the range reaches the ends of what was tried."""
+
+    decades: float
+    low: float
+    high: float
+    at_least: bool
+
+
+class Spent(Part):
+    """What tuning a method took."""
+
+    trials: int
+    gradient_evaluations: float | None = None
+    seconds: float | None = None
+
+
+class Default(Part):
+    """The method as it comes; ``gap`` is what tuning gained over it, in the metric."""
+
+    hyper: Hyper
+    final: float | None
+    gap: float | None
+
+
+class Transfer(Part):
+    """The method with another one's best learning rate; ``gap`` as for the default."""
+
+    lr: float
+    final: float | None
+    gap: float | None
+
+
+class Tunability(Part):
+    expected_best: list[list[float | None]]  # [k, value]
+    basin: Basin | None = None
+    cost: Spent | None = None
+    default: Default | None = None
+    transfer: Transfer | None = None
+
+
 class Cost(Part):
     step_ms: float | None
     optimizer_ms: float | None
@@ -208,6 +255,8 @@ class Method(Part):
     final: Final | None
     to_target: ToTarget | None
     cost: Cost | None
+    to_targets: list[AtTarget] = []
+    tunability: Tunability | None = None
 
 
 class Comparison(Part):
@@ -234,8 +283,16 @@ class Verdict(Part):
     warnings: list[str]
 
 
+class Target(Part):
+    """A value of the metric; ``share`` of the gap between initialisation and the task's target."""
+
+    share: float
+    value: float
+
+
 class Task(Part):
     name: str
+    reference: str = ""
     summary: str
     parameters: int
     batch_size: int
@@ -248,6 +305,38 @@ class Task(Part):
     methods: list[Method]
     comparisons: list[Comparison]
     verdict: Verdict
+    targets: list[Target] = []
+    initial: float | None = None
+    noise_scale: float | None = None
+    what_would_change: list[str] = []
+    exploratory: bool = False
+
+
+class Score(Part):
+    """A method over all tasks: the speed-up over tuned AdamW, and AlgoPerf's score, exact and as published."""
+
+    anchored: Interval
+    algoperf: float | None = None
+    algoperf_trapezoid: float | None = None
+
+
+class Ranking(Part):
+    basis: str
+    profile: dict[str, list[list[float]]]  # method -> [tau, rho] where it rises
+    scores: dict[str, Score]
+    p_best: dict[str, float]
+    order: list[str]
+    order_algoperf: list[str] = []
+    without_method: dict[str, list[str]] = {}
+    without_task: dict[str, list[str]] = {}
+    flips: list[str] = []
+
+
+class Clock(Part):
+    """Whether seconds may be compared, and why."""
+
+    trusted: bool
+    why: str
 
 
 class Results(Part):
@@ -256,6 +345,8 @@ class Results(Part):
     protocol: list[Rule]
     environment: dict[str, Any]
     tasks: list[Task]
+    ranking: Ranking | None = None
+    clock: Clock | None = None
 
 
 def check(results: Mapping[str, Any]) -> Results:
