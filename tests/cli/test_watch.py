@@ -2,7 +2,6 @@
 
 import io
 import shutil
-from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -16,7 +15,8 @@ from fallline.lab.store import Store
 from fallline.tasks import TASKS
 
 SMALL = f"{Path(__file__).parents[1] / 'lab' / 'small.py'}:make_task"
-SPEC = make_spec(["digits-mlp"], [], "quick", 2)
+SPEC = make_spec(["digits-mlp"], [], "quick", 2, extras=False)
+SPEC_SMALL = make_spec([SMALL], [], "quick", 1, extras=False)
 START = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)
 
 
@@ -41,6 +41,14 @@ def test_rows_count_what_is_there_and_name_the_best():
     assert (adamw.left, nesterov.left) == (6, 0)
 
 
+def test_runs_at_the_defaults_are_neither_trials_nor_fresh_seeds():
+    spec = make_spec(["digits-mlp"], [], "quick", 2, extras=True)
+    runs = [finished(final=3.0), finished(purpose="default", final=0.5), finished("nesterov", purpose="transfer")]
+    adamw, nesterov = watch.rows(Snapshot(spec, False, runs), {"digits-mlp": TASKS["digits-mlp"].metric})
+    assert (adamw.trials, adamw.seeds, adamw.extras, adamw.best.final) == ((1, 8), (0, 2), (1, 1), 3.0)
+    assert (nesterov.trials, nesterov.extras) == ((0, 8), (1, 2))
+
+
 def test_time_left_is_the_missing_work_at_the_pace_so_far_without_pauses():
     # Two CPU seconds a run, one finished every second (two workers); an hour's pause in between.
     runs = [finished(after=t) for t in (0, 1, 2, 3602, 3603)]
@@ -51,7 +59,7 @@ def test_time_left_is_the_missing_work_at_the_pace_so_far_without_pauses():
 
 
 def test_the_writer_is_not_disturbed_and_its_open_transaction_not_seen(tmp_path):
-    with Store(tmp_path, asdict(SPEC)) as store:
+    with Store(tmp_path, SPEC.declared) as store:
         record(store, "adamw", 0)
         store._db.execute("BEGIN IMMEDIATE")
         record(store, "adamw", 1)
@@ -64,7 +72,7 @@ def test_the_writer_is_not_disturbed_and_its_open_transaction_not_seen(tmp_path)
 
 
 def test_a_finished_study_is_left_as_it_was(tmp_path):
-    with Store(tmp_path, asdict(SPEC)) as store:
+    with Store(tmp_path, SPEC.declared) as store:
         record(store, "adamw", 0)
         store.put_meta("finished", "now")
     before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
@@ -73,7 +81,7 @@ def test_a_finished_study_is_left_as_it_was(tmp_path):
 
 
 def test_a_killed_study_can_be_read(tmp_path):
-    with Store(tmp_path, asdict(SPEC)) as store:
+    with Store(tmp_path, SPEC.declared) as store:
         record(store, "adamw", 0)
         shutil.copytree(tmp_path, tmp_path / "killed", ignore=shutil.ignore_patterns("*-shm", "killed"))
     assert (tmp_path / "killed" / "study.db-wal").stat().st_size
@@ -87,14 +95,14 @@ def test_a_folder_without_a_study_and_a_file_that_is_none(tmp_path):
     with pytest.raises(FalllineError, match="cannot be read as a study"):
         read_study(tmp_path)
     (tmp_path / "new").mkdir()
-    with Store(tmp_path / "new", asdict(SPEC)) as store:
+    with Store(tmp_path / "new", SPEC.declared) as store:
         store._db.execute("PRAGMA user_version=99")
     with pytest.raises(FalllineError, match="another version"):
         read_study(tmp_path / "new")
 
 
 def test_one_plain_snapshot_where_output_is_no_terminal(tmp_path, capsys):
-    counts = run_study(make_spec([SMALL], [], "quick", 1), tmp_path, 1)["study"]["runs"]
+    counts = run_study(SPEC_SMALL, tmp_path, 1)["study"]["runs"]
     assert main(["watch", str(tmp_path)]) == 0
     lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
     assert lines[0] == f"study     {tmp_path}: 18 of 18 runs, {counts['diverged']} diverged"
@@ -111,7 +119,7 @@ def test_one_plain_snapshot_where_output_is_no_terminal(tmp_path, capsys):
 def test_on_a_terminal_it_follows_to_the_end(tmp_path, monkeypatch):
     screen = Console(file=io.StringIO(), force_terminal=True, width=120, color_system=None)
     monkeypatch.setattr(watch, "console", lambda: screen)
-    with Store(tmp_path, asdict(SPEC)) as store:
+    with Store(tmp_path, SPEC.declared) as store:
         news = iter(
             [
                 *(lambda i=i: record(store, "adamw", i, final=float(i)) for i in range(8)),
@@ -132,5 +140,5 @@ def test_leaving_with_ctrl_c_is_no_error(tmp_path, monkeypatch):
 
     monkeypatch.setattr(watch, "console", lambda: Console(file=io.StringIO(), force_terminal=True, width=120))
     monkeypatch.setattr(watch.time, "sleep", interrupt)
-    with Store(tmp_path, asdict(SPEC)):
+    with Store(tmp_path, SPEC.declared):
         assert main(["watch", str(tmp_path)]) == 0

@@ -1,5 +1,6 @@
 """A tiny task for tests of the engine: linear regression that trains in milliseconds."""
 
+import copy
 import os
 import time
 
@@ -59,6 +60,17 @@ def slow():
 def diverging():
     """Large rates blow up, small ones do not."""
     return make_task(name="diverging", loss=lambda m, b: 30 * mse(m, b))
+
+
+def worsening():
+    """The metric counts how far parameters have moved, so training only makes it worse."""
+    zeros = nn.Linear(4, 1)
+    nn.init.zeros_(zeros.weight), nn.init.zeros_(zeros.bias)
+    return make_task(
+        name="worsening",
+        model=lambda: copy.deepcopy(zeros),
+        metric=Metric("size", lambda m, b: sum(p.square().sum() for p in m.parameters())),
+    )
 
 
 def always_nan():

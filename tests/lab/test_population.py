@@ -57,6 +57,7 @@ def assert_alike(task, specs, records, tolerance):
             "status",
             "diverged_at",
             "steps",
+            "initial",
             "initial_parameters",
             "state_bytes_per_parameter",
             "gradient_evaluations",

@@ -6,6 +6,8 @@ import torch
 
 from fallline.lab import run
 from fallline.lab.run import RunSpec, schedule, train
+from fallline.lab.streams import seeded
+from fallline.tasks import evaluate
 
 
 def spec(method="adamw", seed=1, steps=40, **hypers):
@@ -45,6 +47,17 @@ def test_the_record_holds_the_curve_and_the_first_hit():
     first = next(t for t, m in zip(record["steps"], record["metric"], strict=True) if m <= 0.5)
     assert (hit["steps"], hit["samples"], hit["gradient_evaluations"]) == (first, 8 * first, first)
     assert record["state_bytes_per_parameter"] == 8.0
+
+
+def test_the_record_holds_the_metric_of_the_untrained_model():
+    task = small.make_task()
+    record = train(task, spec(lr=0.3))
+    with seeded(1, "init"):
+        model = task.model()
+    assert record["initial"] == evaluate(task, model)
+    assert record["initial"] == train(task, spec("lion", lr=0.01))["initial"]
+    nothing = small.make_task(metric=small.Metric("NaN", lambda m, b: small.mse(m, b) * float("nan")))
+    assert train(nothing, spec(lr=0.3))["initial"] is None
 
 
 def test_a_metric_to_be_maximised_hits_from_below():

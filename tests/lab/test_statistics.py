@@ -70,6 +70,71 @@ def test_intervals():
     assert st.interval_of_mean([]) is None
 
 
+def test_the_ends_are_means_of_subsets_by_hand():
+    # Seven values: 64 patterns up to the sign, 3 of them may reject; so the ends are the third mean from either side.
+    x = [0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0]
+    means = sorted(sum(s) / len(s) for k in range(1, 8) for s in itertools.combinations(x, k))
+    found = st.interval_of_mean(x)
+    assert (found.low, found.high) == pytest.approx((means[2], means[-3]))
+    six = st.interval_of_mean(x[:6])
+    assert (six.low, six.high) == (0.0, 16.0)
+
+
+def test_fewer_than_six_values_take_students_interval():
+    found = st.interval_of_mean([1.0, 2.0, 4.0])
+    half = 4.302653 * np.std([1, 2, 4], ddof=1) / math.sqrt(3)
+    assert (found.low, found.high) == pytest.approx((7 / 3 - half, 7 / 3 + half))
+
+
+@pytest.mark.parametrize("n", [6, 7, 8, 10, 16, 20])
+def test_interval_and_test_never_contradict_one_another(n):
+    rng = np.random.default_rng(n)
+    verdicts = []
+    for shift in np.linspace(0, 2.5, 60):
+        d = rng.standard_t(3, n) + shift
+        verdicts.append(st.sign_flip(d) <= st.ALPHA)
+        assert st.interval_of_mean(d).excludes(0.0) == verdicts[-1]
+    assert 5 < sum(verdicts) < 55, "both verdicts were seen"
+
+
+NOISE = {
+    "normal": (lambda rng, size: rng.normal(size=size), 0.0),
+    "t3": (lambda rng, size: rng.standard_t(3, size=size), 0.0),
+    "lognormal": (lambda rng, size: rng.lognormal(size=size), math.exp(0.5)),
+}
+
+
+def coverage(noise, n, studies, seed=0):
+    """How often the interval of the mean holds the true one; paired differences are such a mean."""
+    draw, truth = NOISE[noise]
+    rng = np.random.default_rng(seed)
+    return sum(not st.interval_of_mean(draw(rng, n)).excludes(truth) for _ in range(studies)) / studies
+
+
+@pytest.mark.parametrize("noise", ["normal", "t3"])
+@pytest.mark.parametrize("n", [5, 7, 10])
+def test_95_percent_intervals_hold_the_mean_in_93_to_97_percent(noise, n):
+    """With 1,000 studies the standard deviation of a share of 95 % is 0.7 %: two of them beyond each bound."""
+    assert 0.93 - 0.014 <= coverage(noise, n, 1000) <= 0.97 + 0.014
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("noise", ["normal", "t3"])
+@pytest.mark.parametrize("n", [5, 6, 7, 9, 10, 20])
+def test_95_percent_intervals_hold_the_mean_in_93_to_97_percent_long(noise, n):
+    assert 0.93 <= coverage(noise, n, 10_000 if n <= 10 else 2000) <= 0.97 + 0.004 * (n in (5, 6))
+
+
+def test_skewed_noise_is_covered_less_often_as_documented():
+    assert 0.75 < coverage("lognormal", 7, 1000) < 0.90
+
+
+def test_skew_that_two_methods_share_leaves_their_difference():
+    rng = np.random.default_rng(0)
+    pairs = (rng.lognormal(size=(2, 7)) for _ in range(1000))
+    assert sum(not st.interval_of_mean(a - b).excludes(0.0) for a, b in pairs) / 1000 >= 0.93
+
+
 def test_seeds_needed_follows_the_normal_formula_and_never_fewer_than_were_run():
     d = np.array([1.0, -0.5, 0.8, 0.2, -0.9, 0.7])
     expected = ((1.959964 + 0.841621) * d.std(ddof=1) / d.mean()) ** 2

@@ -1,6 +1,7 @@
 """The engine: plans, resumes, survives, refuses; its numbers do not depend on how it ran."""
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -9,11 +10,13 @@ import time
 from pathlib import Path
 
 import pytest
+import small
 
 from fallline import METHODS
 from fallline.core.errors import FalllineError
-from fallline.lab import Event, load_study, make_spec, run_study, write_results
+from fallline.lab import Event, RunSpec, load_study, make_spec, run_study, train, write_results
 from fallline.lab.store import Store
+from fallline.lab.summary import clock
 from fallline.lab.workers import RunFailed
 
 HERE = Path(__file__).parent
@@ -30,7 +33,10 @@ def study(name="make_task", seeds=3, methods=("lion",)):
 def stripped(x):
     """Results without what the clock decides."""
     if isinstance(x, dict):
-        drop = ("seconds", "started", "finished", "environment", "cost", "id", "resume")
+        drop = (
+            "seconds", "started", "finished", "environment", "cost", "id", "resume", "clock", "calibrated_seconds",
+            "what_would_change",
+        )  # fmt: skip
         return {k: stripped(v) for k, v in x.items() if not k.endswith(("_seconds", "_ms")) and k not in drop}
     return [stripped(v) for v in x] if isinstance(x, list) else x
 
@@ -47,12 +53,111 @@ def test_a_study_has_equal_trials_fresh_seeds_and_a_verdict(tmp_path):
     units = [[x["unit"] for x in m["trials"]] for m in t["methods"]]
     assert units[0] == units[1] == units[2]
     assert results["study"]["complete"]
-    assert results["study"]["runs"]["planned"] == 33 == events[-1].done
+    assert results["study"]["runs"]["planned"] == 38 == events[-1].done
     assert len(t["comparisons"]) == 3
     assert t["verdict"]["sentences"]
     json.dumps(results, allow_nan=False)
     initial = {(r["seed"], r["initial_parameters"]) for m in t["methods"] for r in m["runs"]}
     assert len(initial) == 3  # one per seed, shared by the methods
+
+
+def test_every_method_also_trains_at_its_defaults_and_at_adamws_rate(tmp_path):
+    results = run_study(study(), tmp_path)
+    methods = {m["name"]: m for m in results["tasks"][0]["methods"]}
+    best = {name: min(t["final"] for t in m["trials"] if t["final"] is not None) for name, m in methods.items()}
+    carried = methods["adamw"]["best"]["hyper"]["lr"]
+    assert methods["adamw"]["tunability"]["transfer"] is None
+    for name, m in methods.items():
+        default = m["tunability"]["default"]
+        assert default["hyper"]["lr"] == METHODS[name].defaults["lr"]
+        assert default["gap"] == pytest.approx(default["final"] - best[name])
+        assert "--seed 0" in default["command"]
+    for name in ("nesterov", "lion"):
+        transfer = methods[name]["tunability"]["transfer"]
+        assert transfer["lr"] == carried
+        assert transfer["gap"] == pytest.approx(transfer["final"] - best[name])
+        alone = train(small.make_task(), RunSpec(task(), name, (("lr", carried),), 0, 12, "transfer"))
+        assert transfer["final"] == alone["final"]
+
+
+def test_extra_runs_never_become_the_best(tmp_path):
+    spec = make_spec([task()], ["lion"], "quick", 1, {"adamw": {"lr": "1e-8..1e-7"}})  # its default is far better
+    (adamw, *_) = run_study(spec, tmp_path)["tasks"][0]["methods"]
+    assert adamw["tunability"]["default"]["gap"] < 0
+    assert adamw["best"]["hyper"]["lr"] <= 1e-7
+
+
+def test_without_extras_the_plan_is_shorter_and_the_command_says_so(tmp_path):
+    spec = make_spec([task()], ["lion"], "quick", 1, extras=False)
+    assert "--no-extras" in spec.command
+    assert spec.num_runs == 27
+    results = run_study(spec, tmp_path)
+    assert results["study"]["complete"]
+    assert all(m["tunability"]["default"] is None for m in results["tasks"][0]["methods"])
+
+
+def test_a_study_from_before_there_were_extras_goes_on_without(tmp_path):
+    spec = make_spec([task()], ["lion"], "quick", 1, extras=False)
+    assert set(spec.declared) == {"tasks", "methods", "budget", "num_seeds", "spaces"}
+    run_study(spec, tmp_path)
+    assert load_study(tmp_path)[0] == spec
+
+
+def test_targets_are_shares_of_the_gap_that_adamw_closes(tmp_path):
+    (t,) = run_study(study(seeds=3), tmp_path)["tasks"]
+    adamw = t["methods"][0]
+    last, first = adamw["final"]["median"], t["initial"]
+    assert first == sorted(r["initial"] for r in adamw["runs"])[1]
+    assert [x["share"] for x in t["targets"]] == [0.8, 0.95, 1.0]
+    assert [x["value"] for x in t["targets"]] == pytest.approx([first + s * (last - first) for s in (0.8, 0.95, 1)])
+    assert t["targets"][-1]["value"] == last
+    for m in t["methods"]:
+        for target, hit in zip(t["targets"], m["to_targets"], strict=True):
+            steps = [
+                next((s for s, x in zip(r["steps"], r["metric"], strict=True) if x <= target["value"]), math.inf)
+                for r in m["runs"]
+            ]
+            assert hit["reached"] == sum(map(math.isfinite, steps))
+            middle = sorted(steps)[1]
+            assert (hit["steps"] or {"median": math.inf})["median"] == middle
+            if math.isfinite(middle):
+                assert hit["calibrated_seconds"]["median"] == pytest.approx(middle * m["cost"]["step_ms"] / 1e3)
+    assert adamw["to_targets"][-1]["reached"] == 2, "of three, the median run and the better one"
+    ratio = adamw["to_targets"][0]["ratio_to_adamw"]["steps"]
+    assert (ratio["estimate"], ratio["low"], ratio["high"]) == (1.0, 1.0, 1.0)
+
+
+def test_there_are_no_targets_where_adamw_learns_nothing(tmp_path):
+    spec = make_spec([task("worsening")], ["lion"], "quick", 1)
+    (t,) = run_study(spec, tmp_path)["tasks"]
+    assert t["targets"] == []
+    assert all(m["to_targets"] == [] for m in t["methods"])
+
+
+def test_two_tasks_are_ranked(tmp_path):
+    spec = make_spec([task(), task("noisy")], ["lion"], "quick", 2)
+    results = run_study(spec, tmp_path)
+    found = results["ranking"]
+    assert set(found["order"]) == {"adamw", "nesterov", "lion"}
+    assert found["scores"]["adamw"]["anchored"]["estimate"] == 1.0
+    assert set(found["without_task"]) == {"small", "noisy"}
+    assert "95 %" in found["basis"]
+    json.dumps(results, allow_nan=False)
+    assert "ranking" not in run_study(study(), tmp_path / "one")
+
+
+@pytest.mark.parametrize(
+    ("facts", "trusted", "why"),
+    [
+        ({"load_start": "0.1", "load_most": "99.0", "load_end": "1.0"}, False, "load of 99 on"),
+        ({"load_start": "0.1", "load_most": "0.4", "load_end": None}, True, "stayed at 0.4"),
+        ({"load_start": "None", "load_end": None}, False, "not known"),
+    ],
+)
+def test_times_of_a_contended_machine_are_not_trusted(facts, trusted, why):
+    found = clock(facts)
+    assert found["trusted"] is trusted
+    assert why in found["why"]
 
 
 def test_the_command_makes_the_same_study():
@@ -68,7 +173,7 @@ def test_workers_and_repetition_do_not_change_the_numbers(tmp_path):
     assert stripped(one) == stripped(two)
     events: list[Event] = []
     again = run_study(study("noisy"), tmp_path / "two", 2, events.append)
-    assert events[-1].repeated == 33  # nothing was trained again
+    assert events[-1].repeated == 38  # nothing was trained again
     assert stripped(again) == stripped(two)
 
 
@@ -241,7 +346,7 @@ def test_the_files_hold_every_run(tmp_path):
     results = run_study(study(), tmp_path)
     write_results(results, tmp_path)
     assert json.loads((tmp_path / "results.json").read_text()) == results
-    assert len((tmp_path / "runs.csv").read_text().splitlines()) == 1 + 33
+    assert len((tmp_path / "runs.csv").read_text().splitlines()) == 1 + 38
     assert len((tmp_path / "summary.csv").read_text().splitlines()) == 1 + 3
 
 

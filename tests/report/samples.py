@@ -322,7 +322,7 @@ def suite(num_tasks: int = 12, trusted: bool = True, exploratory: bool = False, 
     rng = random.Random(1)
     for t in made["tasks"]:
         t |= {
-            "reference": t["name"], "initial": 4 * t["target"], "noise_scale": 310.5, "exploratory": exploratory,
+            "reference": t["name"], "initial": 4 * t["target"], "noise_scale": {"early": 310.5, "late": 1900.0}, "exploratory": exploratory,
             "targets": [{"share": s, "value": t["target"] * (4 - 3 * s)} for s in (0.8, 0.95, 1.0)],
             "what_would_change": [f"18 more seeds could tell the first two apart on {t['name']}."],
         }  # fmt: skip
@@ -340,6 +340,7 @@ def _enrich(rng, m, minimize) -> None:
     finals = sorted((x["final"] for x in m["trials"] if x["final"] is not None), reverse=minimize)
     other = rng.choice(["diverged", "ran"])
     m["tunability"] = {
+        "expected_best_is": "median" if any(x["final"] is None for x in m["trials"]) else "mean",
         "expected_best": [[k + 1, x] for k, x in enumerate(finals)],
         "basin": {"decades": 1.25, "low": 0.001, "high": 0.0178, "at_least": rng.random() < 0.5} if finals else None,
         "cost": {"trials": len(m["trials"]), "gradient_evaluations": 1080, "seconds": 12.5},

@@ -135,8 +135,9 @@ def test_targets_and_tunability_tables_hold_their_numbers(name):
         methods = {m["name"]: m for m in task["methods"]}
         for row in rows[1:]:
             for k, hit in enumerate(methods[row[0].text]["to_targets"]):
-                assert row[1 + 3 * k].values == [hit["reached"], hit["of"]]
-                assert row[2 + 3 * k].values == [x for x in (hit["steps"] or {}).values() if x is not None]
+                width = 3 if CASES[name]["clock"]["trusted"] else 2
+                assert row[1 + width * k].values == [hit["reached"], hit["of"]]
+                assert row[2 + width * k].values == [x for x in (hit["steps"] or {}).values() if x is not None]
     for task, rows in zip(
         [t for t in CASES[name]["tasks"] if "targets" in t],
         page(name).rows("tunability") if "targets" in page(name).tables else [],

@@ -74,6 +74,7 @@ def compare(
     out: Path | None = None,
     space: Annotated[tuple[str, ...], Parameter(negative="")] = (),
     spaces: Path | None = None,
+    extras: bool = True,
     workers: int = 2,
 ) -> int:
     """Find out fairly which method to use on TASK: equal tuning, fresh seeds, honest statistics, one HTML report.
@@ -97,6 +98,8 @@ def compare(
         Search range of one hyperparameter, as `adamw.lr=1e-4..1e-1`; repeat for more.
     spaces
         A TOML file of search ranges: a table per method, as `[adamw]` and `lr = "1e-4..1e-1"`.
+    extras
+        Two more runs of each method, which show what tuning is worth: at its defaults, and at AdamW's best learning rate.
     workers
         Processes that train at the same time, one thread each.
     """
@@ -106,7 +109,7 @@ def compare(
     named, chosen = named_tasks(tasks, suite)
     methods = methods or ("adamw,nesterov,lion,muon" if suite else "adamw,nesterov,lion")
     out = out or Path("-".join(["fallline", *named, budget]))
-    return compare_and_report(chosen, methods.split(","), budget, seeds, out, ranges, workers)
+    return compare_and_report(chosen, methods.split(","), budget, seeds, out, ranges, workers, extras=extras)
 
 
 @app.command

@@ -37,9 +37,10 @@ def compare_and_report(
     folder: Path,
     ranges: Sequence[str],
     workers: int,
+    extras: bool = True,
 ) -> int:
     """Validate, run what is missing, print the verdict, write the report."""
-    spec = make_spec(tasks, methods, budget, seeds, _spaces(ranges))
+    spec = make_spec(tasks, methods, budget, seeds, _spaces(ranges), extras)
     return _run(spec, folder, workers)
 
 

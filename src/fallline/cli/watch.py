@@ -17,7 +17,8 @@ from rich.text import Text
 
 from fallline.cli.catalogue import console
 from fallline.core.errors import FalllineError
-from fallline.lab import Finished, Snapshot, read_study
+from fallline.lab import Finished, Snapshot, StudySpec, read_study
+from fallline.lab.study import ANCHOR
 from fallline.report.words import brief, duration, hypers
 from fallline.tasks import TASKS, Metric, load
 
@@ -37,6 +38,7 @@ class Row:
     method: str
     trials: tuple[int, int]
     seeds: tuple[int, int]
+    extras: tuple[int, int]  # at its defaults, and at AdamW's best learning rate
     diverged: int
     best: Finished | None
     seconds: float | None  # CPU seconds of a run, the median
@@ -44,7 +46,7 @@ class Row:
     @property
     def left(self) -> int:
         """Runs still to come; the fresh seeds of a method whose every trial diverged are not."""
-        return sum(planned - done for done, planned in (self.trials, self.seeds))
+        return sum(planned - done for done, planned in (self.trials, self.seeds, self.extras))
 
 
 def watch_study(folder: Path, every: float = 1.0) -> int:
@@ -72,21 +74,37 @@ def rows(seen: Snapshot, metrics: dict[str, Metric | None]) -> list[Row]:
     found: dict[tuple[str, str], list[Finished]] = {(t, m): [] for t in spec.tasks for m in spec.methods}
     for run in seen.runs:
         found.get((run.task, run.method), []).append(run)
-    return [_row(t, m, runs, seen, metrics[t]) for (t, m), runs in found.items()]
+    lost = {where for where, runs in found.items() if _lost(runs, spec.plan.trials)}
+    return [
+        _row(t, m, runs, spec, metrics[t], spec.num_runs_of(m, (t, m) not in lost, (t, ANCHOR) not in lost))
+        for (t, m), runs in found.items()
+    ]
 
 
-def _row(task: str, method: str, runs: Sequence[Finished], seen: Snapshot, metric: Metric | None) -> Row:
+def _lost(runs: Sequence[Finished], planned: int) -> bool:
+    """Whether every trial has diverged: then no fresh seeds follow."""
     trials = [run for run in runs if run.purpose == "tune"]
-    kept = [run for run in trials if run.final is not None]
-    planned = seen.spec.plan.trials
-    lost = len(trials) == planned and not kept
+    return len(trials) == planned and all(run.final is None for run in trials)
+
+
+def _row(task: str, method: str, runs: Sequence[Finished], spec: StudySpec, metric: Metric | None, planned: int) -> Row:
+    kinds = Counter("extra" if run.purpose not in ("tune", "confirm") else run.purpose for run in runs)
+    kept = [run for run in runs if run.purpose == "tune" and run.final is not None]
+    num_trials = spec.plan.trials
+    num_seeds = 0 if _lost(runs, num_trials) else spec.num_seeds
     best = None
     if kept and metric is not None:
         best = (min if metric.minimize else max)(kept, key=lambda run: run.final or 0.0)
     return Row(
-        task, method, (len(trials), planned), (len(runs) - len(trials), 0 if lost else seen.spec.num_seeds),
-        sum(run.diverged for run in runs), best, median(run.seconds for run in runs) if runs else None,
-    )  # fmt: skip
+        task,
+        method,
+        trials=(kinds["tune"], num_trials),
+        seeds=(kinds["confirm"], num_seeds),
+        extras=(kinds["extra"], planned - num_trials - num_seeds),
+        diverged=sum(run.diverged for run in runs),
+        best=best,
+        seconds=median(run.seconds for run in runs) if runs else None,
+    )
 
 
 def seconds_left(table: Sequence[Row], runs: Sequence[Finished]) -> float | None:
@@ -124,7 +142,7 @@ def _metrics(names: Sequence[str]) -> dict[str, Metric | None]:
 def _picture(folder: Path, seen: Snapshot, metrics: dict[str, Metric | None], styled: bool) -> Group:
     table = rows(seen, metrics)
     states = Counter("diverged" if run.diverged else "done" for run in seen.runs)
-    planned = sum(r.trials[1] + r.seeds[1] for r in table)
+    planned = sum(r.trials[1] + r.seeds[1] + r.extras[1] for r in table)
     lines = [f"study     {folder}: {len(seen.runs)} of {planned} runs, {states['diverged']} diverged"]
     lines += [
         f"          of {name} no best is shown: it cannot be loaded here" for name, m in metrics.items() if m is None

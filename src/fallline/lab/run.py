@@ -23,11 +23,12 @@ from fallline.lab.streams import batch_indices, generator, seed_of, seeded
 from fallline.schedules import cosine, warmup
 from fallline.tasks import Task, evaluate, fetch
 
-__all__ = ["RunSpec", "Spent", "chain_of", "schedule", "step_on", "train"]
+__all__ = ["RunSpec", "Spent", "chain_of", "initial_metric", "schedule", "step_on", "train"]
 
 WARMUP_FRACTION = 0.05
 DIVERGED_FACTOR, DIVERGED_FRACTION = 3.0, 0.05
-Purpose = Literal["tune", "confirm"]
+Purpose = Literal["tune", "confirm", "default", "transfer"]
+"""Trials; the best of them on fresh seeds; the method's defaults and AdamW's best learning rate, both on the tuning seed."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,21 @@ def train(task: Task, spec: RunSpec) -> dict[str, Any]:
                 break
             if t in record.grid and not record.evaluated(t, evaluate(task, model)):
                 break
-    return {**record.result(), "initial_parameters": fingerprint, "state_bytes_per_parameter": _state_bytes(optimizer)}
+    return {
+        **record.result(),
+        "initial": initial_metric(task, spec.seed),
+        "initial_parameters": fingerprint,
+        "state_bytes_per_parameter": _state_bytes(optimizer),
+    }
+
+
+def initial_metric(task: Task, seed: int) -> float | None:
+    """The metric before the first step, taken on a model of its own; None where it is not finite. Equal for all methods."""
+    with seeded(seed, "init"):
+        model = task.model()
+    with torch.random.fork_rng(devices=[]):
+        value = evaluate(task, model)
+    return value if math.isfinite(value) else None
 
 
 @dataclass

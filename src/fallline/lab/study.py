@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -33,6 +33,9 @@ __all__ = ["BASELINES", "Event", "Interrupted", "StudySpec", "expand", "load_stu
 BASELINES = ("adamw", "nesterov")
 """Tuned like all others and always part of a study, so that no method is compared with an untuned baseline."""
 
+ANCHOR = "adamw"
+"""The method that others are compared with: its ratios are 1, its learning rate is the one carried over."""
+
 POPULATION = 16
 """Runs that are handed to a worker together, at most. They are cut from the plan, not from what is missing: rounding may depend on
 the company in which a run trains, and an interrupted study must give the numbers of an undisturbed one."""
@@ -46,13 +49,24 @@ TUNING_SEED = 0
 
 @validated(frozen=True, config=ConfigDict(extra="forbid"))
 class StudySpec:
-    """Everything that decides a study's numbers. ``spaces``: method -> hyperparameter -> range as text."""
+    """Everything that decides a study's numbers. ``spaces``: method -> hyperparameter -> range as text.
+
+    With ``extras`` every method also trains on the tuning seed at its defaults and at AdamW's best learning rate. (Fields with a
+    value by default are left out of the store where they have it: they came after the first studies.)
+    """
 
     tasks: tuple[str, ...]
     methods: tuple[str, ...]
     budget: str
     num_seeds: int
     spaces: Mapping[str, Mapping[str, str]]
+    extras: bool = False
+
+    @property
+    def declared(self) -> dict[str, Any]:
+        """As it is stored."""
+        defaults = {f.name: f.default for f in fields(self) if f.default is not MISSING}
+        return {k: v for k, v in asdict(self).items() if k not in defaults or v != defaults[k]}
 
     @property
     def command(self) -> str:
@@ -65,6 +79,7 @@ class StudySpec:
             f"--methods {','.join(self.methods)}",
             f"--budget {self.budget}",
             f"--seeds {self.num_seeds}",
+            *([] if self.extras else ["--no-extras"]),
             *ranges,
         ]
         return f"fallline compare {tasks} {' '.join(options)}"
@@ -80,8 +95,13 @@ class StudySpec:
 
     @property
     def num_runs(self) -> int:
-        """Planned runs: trials and fresh seeds for every method on every task."""
-        return len(self.tasks) * len(self.methods) * (self.plan.trials + self.num_seeds)
+        """Planned runs: trials, fresh seeds, defaults and AdamW's rate for every method on every task."""
+        return len(self.tasks) * sum(self.num_runs_of(method) for method in self.methods)
+
+    def num_runs_of(self, method: str, confirmed: bool = True, anchored: bool = True) -> int:
+        """Planned runs of a method on a task; without those that a best trial, of its own or of AdamW, has to come before."""
+        extras = self.extras * (1 + (anchored and method != ANCHOR))
+        return self.plan.trials + confirmed * self.num_seeds + extras
 
     def space(self, task: Task, method: str) -> dict[str, Range]:
         """A method's search space on a task: its own, with the task's and then the user's ranges in place of it."""
@@ -102,6 +122,17 @@ class StudySpec:
         """The best setting on fresh seeds."""
         return [self._run(name, task, method, best, seed, "confirm") for seed in self.seeds]
 
+    def default(self, name: str, task: Task, method: str) -> list[RunSpec]:
+        """The method at its defaults, on the tuning seed; never a candidate for the best."""
+        return [self._run(name, task, method, {}, TUNING_SEED, "default")] if self.extras else []
+
+    def transfer(self, name: str, task: Task, method: str, anchor: RunSpec | None) -> list[RunSpec]:
+        """The method at AdamW's best learning rate, on the tuning seed; never a candidate for the best."""
+        if not self.extras or anchor is None or method == ANCHOR:
+            return []
+        lr = dict(anchor.hypers)["lr"]
+        return [self._run(name, task, method, {"lr": lr}, TUNING_SEED, "transfer")]
+
     def _run(
         self, name: str, task: Task, method: str, setting: Mapping[str, float], seed: int, purpose: Any
     ) -> RunSpec:
@@ -114,6 +145,7 @@ def make_spec(
     budget: str = "quick",
     num_seeds: int | None = None,
     spaces: Mapping[str, Mapping[str, str]] | None = None,
+    extras: bool = True,
 ) -> StudySpec:
     """A validated specification: baselines added, names and ranges checked, the number of seeds chosen if not given.
 
@@ -142,7 +174,7 @@ def make_spec(
         for name, text in ranges.items():
             _check_range(method, name, text, design.BUDGETS[budget].num_tuned)
     seeds = num_seeds or default_num_seeds(len(chosen))
-    return StudySpec(tuple(dict.fromkeys(tasks)), chosen, budget, seeds, spaces)
+    return StudySpec(tuple(dict.fromkeys(tasks)), chosen, budget, seeds, spaces, extras)
 
 
 def expand(names: Sequence[str]) -> list[str]:
@@ -217,10 +249,10 @@ def run_study(
     for task in tasks.values():
         task.check()
     check_writable(folder)
-    with _exclusive(folder), Store(folder, asdict(spec)) as store:
+    with _exclusive(folder), Store(folder, spec.declared) as store:
         load_start = environment.load_average()
-        with _signals(folder), Workers(tasks, num_workers) as workers:
-            _Execution(spec, tasks, store, workers, progress).run()
+        with _signals(folder), Workers(tasks, num_workers) as workers, _watched(store) as watch:
+            _Execution(spec, tasks, store, workers, progress, watch).run()
         if store.meta("finished") is None:
             store.put_meta("finished", now())
             store.put_meta("load_start", str(load_start))
@@ -238,7 +270,7 @@ def load_study(folder: Path) -> tuple[StudySpec, dict[str, Any]]:
 def results_of(spec: StudySpec, tasks: Mapping[str, Task], store: Store) -> dict[str, Any]:
     from fallline.lab.summary import summarise  # here, because it needs StudySpec
 
-    facts = {key: store.meta(key) for key in ("started", "finished", "load_start", "load_end")}
+    facts = {key: store.meta(key) for key in ("started", "finished", "load_start", "load_most", "load_end")}
     return summarise(spec, tasks, store.results(), facts, str(store.path.parent))
 
 
@@ -251,6 +283,7 @@ class _Execution:
     store: Store
     workers: Workers
     progress: Callable[[Event], None]
+    watch: Callable[[], None] = lambda: None  # called after each run
     began: float = field(default_factory=time.monotonic)
 
     def run(self) -> None:
@@ -266,8 +299,10 @@ class _Execution:
                 trials = self.spec.trials(name, task, method)
                 self.missing[name, method] = len(trials)
                 self._plan(trials)
+                self._plan(self.spec.default(name, task, method))
         for run, record in self.workers:
             self._tell_alone()
+            self.watch()
             if run.id in self.there:  # of a population that was interrupted half-way into the store
                 continue
             self.store.record(run.id, asdict(run), record)
@@ -296,10 +331,19 @@ class _Execution:
             task = self.tasks[run.task]
             best = best_trial(task, self.spec.trials(run.task, task, run.method), self.results)
             if best is None:
-                self.planned -= self.spec.num_seeds
-                self._tell(Event("dropped", self.planned, self.done, self.repeated, run.task, run.method))
+                self._drop(run)
             else:
                 self._plan(self.spec.confirmations(run.task, task, run.method, dict(best.hypers)))
+            if run.method == ANCHOR:
+                for method in self.spec.methods:
+                    self._plan(self.spec.transfer(run.task, task, method, best))
+
+    def _drop(self, run: RunSpec) -> None:
+        """Every trial diverged: nothing can follow from them."""
+        self.planned -= self.spec.num_seeds
+        if run.method == ANCHOR:
+            self.planned -= self.spec.extras * (len(self.spec.methods) - 1)
+        self._tell(Event("dropped", self.planned, self.done, self.repeated, run.task, run.method))
 
     def _tell_alone(self) -> None:
         for (task, method), reason in self.workers.alone.items():
@@ -316,6 +360,23 @@ def best_trial(task: Task, trials: Sequence[RunSpec], results: Mapping[str, Mapp
     sign = 1 if task.metric.minimize else -1
     finals = [(sign * results[r.id]["final"], i) for i, r in enumerate(trials) if results[r.id]["final"] is not None]
     return trials[min(finals)[1]] if finals else None
+
+
+@contextmanager
+def _watched(store: Store) -> Iterator[Callable[[], None]]:
+    """A function that looks at the load of the machine; the most seen, in this session or before, is kept in the store."""
+    held = store.meta("load_most")
+    seen = [] if held is None else [float(held)]
+
+    def look() -> None:
+        load = environment.load_average()
+        seen.extend([] if load is None else [load])
+
+    try:
+        yield look
+    finally:
+        if seen:
+            store.put_meta("load_most", str(max(seen)))
 
 
 @contextmanager

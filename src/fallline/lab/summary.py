@@ -19,8 +19,9 @@ import torch
 
 from fallline import __version__
 from fallline.core.method import METHODS
-from fallline.lab import design, environment
+from fallline.lab import design, environment, tunability
 from fallline.lab.run import DIVERGED_FACTOR, DIVERGED_FRACTION, WARMUP_FRACTION, RunSpec
+from fallline.lab.scores import MISS, ranking
 from fallline.lab.statistics import (
     ALPHA,
     Interval,
@@ -31,14 +32,19 @@ from fallline.lab.statistics import (
     sign_flip,
     smallest_p,
 )
-from fallline.lab.study import BASELINES, TUNING_SEED, StudySpec, best_trial
+from fallline.lab.study import ANCHOR, BASELINES, TUNING_SEED, StudySpec, best_trial
 from fallline.lab.verdict import sentence, verdict
 from fallline.tasks import Task
 
 __all__ = ["SCHEMA", "summarise", "write_results"]
 
 SCHEMA = 1
-ANCHOR = "adamw"
+SHARES = (0.8, 0.95, 1.0)
+"""Targets: shares of the gap between the initial metric and tuned AdamW's median final."""
+
+RANKED = 0.95
+"""The share whose target the scores over tasks are about."""
+
 _COUNTS = ("steps", "samples", "gradient_evaluations", "seconds")
 Results = Mapping[str, Mapping[str, Any]]
 
@@ -48,16 +54,13 @@ def summarise(
 ) -> dict[str, Any]:
     """The results of a study, complete or not; pure apart from the description of the machine."""
     found = [_task(spec, name, task, results) for name, task in tasks.items()]
-    runs = [r for t in found for m in t["methods"] for r in (*m["trials"], *m["runs"])]
+    runs = [r for t in found for m in t["methods"] for r in _runs_of(m)]
     statuses = [r["status"] for r in runs]
-    planned = sum(
-        spec.plan.trials + (m["best"] is not None or not m["complete"]) * spec.num_seeds
-        for t in found
-        for m in t["methods"]
-    )
+    planned = sum(_planned(spec, m, _anchor(t)) for t in found for m in t["methods"])
     for t in found:
         for m in t["methods"]:
             del m["complete"]
+    ranked = _ranking(spec, found)
     return {
         "schema": SCHEMA,
         "fallline": __version__,
@@ -91,7 +94,43 @@ def summarise(
             "load_end": _number(facts["load_end"]),
         },
         "tasks": found,
+        **({"ranking": ranked} if ranked else {}),
+        "clock": clock(facts),
     }
+
+
+def clock(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Whether times are to be trusted: not where more wanted to run than there are cores, or where nobody knows."""
+    cores = os.cpu_count() or 1
+    loads = [x for x in (_number(facts.get(k)) for k in ("load_start", "load_most", "load_end")) if x is not None]
+    if not loads:
+        return {"trusted": False, "why": "The load of the machine is not known."}
+    if max(loads) > cores + IDLE:
+        return {
+            "trusted": False,
+            "why": f"The machine was contended: a load of {max(loads):g} on {cores} core{'s' * (cores > 1)}. Times of such runs are not comparable.",
+        }
+    return {"trusted": True, "why": f"The load stayed at {max(loads):g} on {cores} core{'s' * (cores > 1)}."}
+
+
+IDLE = 0.5
+"""Load of the parent process and the system itself, beside the workers."""
+
+
+def _runs_of(m: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Everything that was trained for a method."""
+    extras = [m["tunability"]["default"], m["tunability"]["transfer"]]
+    return [*m["trials"], *m["runs"], *(r for r in extras if r)]
+
+
+def _anchor(t: Mapping[str, Any]) -> Mapping[str, Any]:
+    return next(m for m in t["methods"] if m["name"] == ANCHOR)
+
+
+def _planned(spec: StudySpec, m: Mapping[str, Any], anchor: Mapping[str, Any]) -> int:
+    """Runs to be had for a method: after trials that all diverged, none follow."""
+    confirmed, anchored = (x["best"] is not None or not x["complete"] for x in (m, anchor))
+    return spec.num_runs_of(m["name"], confirmed, anchored)
 
 
 def protocol(spec: StudySpec) -> list[dict[str, str]]:
@@ -105,6 +144,16 @@ def protocol(spec: StudySpec) -> list[dict[str, str]]:
         "Schedule": f"{100 * WARMUP_FRACTION:g} % linear warm-up, then cosine decay to zero at the last step, for every method.",
         "Fresh seeds": f"The best point of each method is run again on seeds {spec.seeds[0]} to {spec.seeds[-1]}; the tuning "
         f"seed {TUNING_SEED} is never used again. All results below are from fresh seeds.",
+        **(
+            {
+                "Defaults and transfer": f"On the tuning seed every method also trains at its defaults and at the best learning rate of {ANCHOR}: "
+                f"what tuning is worth. Neither run is a candidate for the best."
+            }
+            if spec.extras
+            else {}
+        ),
+        "Targets": f"{', '.join(f'{100 * s:g}' for s in SHARES)} % of the gap between the initial metric and the median final of tuned {ANCHOR} "
+        f"in this study, beside the task's own target.",
         "Baselines": f"{' and '.join(BASELINES)} are always included and tuned like all others.",
         "Randomness": "Four independent counter-based streams for initialisation, data order, noise and dropout; methods share them, "
         "so differences are paired by seed.",
@@ -120,10 +169,16 @@ def protocol(spec: StudySpec) -> list[dict[str, str]]:
 
 
 def _task(spec: StudySpec, name: str, task: Task, results: Results) -> dict[str, Any]:
-    methods = [_method(spec, name, task, method, results) for method in spec.methods]
-    anchor = next(m for m in methods if m["name"] == ANCHOR)
+    carried = _best_of(spec, name, task, ANCHOR, results)
+    methods = [_method(spec, name, task, method, results, carried) for method in spec.methods]
+    anchor = _anchor({"methods": methods})
     for m in methods:
-        m["to_target"]["ratio_to_adamw"] = {c: _ratio(m, anchor, c) for c in ("steps", "seconds")}
+        hits, theirs = ([r["to_target"] for r in x["runs"]] for x in (m, anchor))
+        m["to_target"]["ratio_to_adamw"] = {c: _ratio(hits, theirs, c) for c in ("steps", "seconds")}
+    initial = _middle([r["initial"] for r in anchor["runs"]])
+    targets = _targets(spec, task, anchor, initial)
+    for m in methods:
+        m["to_targets"] = [_to_share(task, m, anchor, target["value"]) for target in targets]
     compared = [m for m in methods if m["best"] is not None and len(m["runs"]) == spec.num_seeds]
     comparisons = _comparisons(task, compared)
     with torch.random.fork_rng(devices=[]):
@@ -140,6 +195,8 @@ def _task(spec: StudySpec, name: str, task: Task, results: Results) -> dict[str,
         "metric": {"name": task.metric.name, "unit": task.metric.unit, "minimize": task.metric.minimize},
         "target": task.target,
         "target_note": task.target_note,
+        "initial": initial,
+        "targets": targets,
         "data": [
             {"name": s.name, "licence": s.licence, "origin": s.origin, "sha256": s.sha256, "synthetic": s.synthetic}
             for s in task.sources
@@ -150,12 +207,20 @@ def _task(spec: StudySpec, name: str, task: Task, results: Results) -> dict[str,
     return {**record, "verdict": verdict(record, spec.num_seeds, spec.command)}
 
 
-def _method(spec: StudySpec, name: str, task: Task, method: str, results: Results) -> dict[str, Any]:
+def _best_of(spec: StudySpec, name: str, task: Task, method: str, results: Results) -> RunSpec | None:
+    """The best trial, once all are there."""
+    trials = spec.trials(name, task, method)
+    return best_trial(task, trials, results) if all(r.id in results for r in trials) else None
+
+
+def _method(
+    spec: StudySpec, name: str, task: Task, method: str, results: Results, carried: RunSpec | None
+) -> dict[str, Any]:
     entry, space = METHODS[method], spec.space(task, method)
     trials = spec.trials(name, task, method)
     there = [r for r in trials if r.id in results]
     complete = len(there) == len(trials)
-    best = best_trial(task, trials, results) if complete else None
+    best = _best_of(spec, name, task, method, results)
     runs = [r for r in spec.confirmations(name, task, method, dict(best.hypers)) if r.id in results] if best else []
     tuned = design.tuned_names(space, spec.plan.num_tuned)
     fixed = {k: v for k, v in entry.defaults.items() if k not in tuned}
@@ -182,14 +247,64 @@ def _method(spec: StudySpec, name: str, task: Task, method: str, results: Result
         "best": None if best is None else _best(best, trials, space, method),
         "runs": [_run(r, results[r.id]) for r in runs],
         "final": _final(task, [results[r.id]["final"] for r in runs]),
-        "to_target": _to_target([results[r.id] for r in runs]),
+        "to_target": _to_target([results[r.id]["to_target"] for r in runs]),
         "cost": {
             "step_ms": _median([r["step_ms"] for r in everything]),
             "optimizer_ms": _median([r["optimizer_ms"] for r in everything]),
             "state_bytes_per_parameter": _median([r["state_bytes_per_parameter"] for r in everything]),
         },
+        "tunability": {
+            **_tuning(task, there, results, len(tuned)),
+            "default": _extra(task, spec.default(name, task, method), best, results),
+            "transfer": _extra(task, spec.transfer(name, task, method, carried), best, results),
+        },
         "complete": complete,
     }
+
+
+def _tuning(task: Task, trials: Sequence[RunSpec], results: Results, num_tuned: int) -> dict[str, Any]:
+    """What the trials say about tuning itself."""
+    sign, records = 1 if task.metric.minimize else -1, [results[r.id] for r in trials]
+    costs = worst_last([r["final"] for r in records], task.metric.minimize)
+    kind, curve = tunability.best_of(costs)
+    initial = _middle([r.get("initial") for r in records])
+    rates = [dict(r.hypers).get("lr") for r in trials]
+    known = [x for x in rates if x is not None]
+    return {
+        "expected_best": [[k, sign * value] for k, value in curve],
+        "expected_best_is": kind,
+        "basin": tunability.basin(known, costs, None if initial is None else sign * initial, num_tuned == 1)
+        if trials and len(known) == len(rates)
+        else None,
+        "cost": {
+            "trials": len(records),
+            "gradient_evaluations": sum(r["gradient_evaluations"] for r in records),
+            "seconds": math.fsum(r["train_seconds"] for r in records),
+        },
+    }
+
+
+def _extra(task: Task, runs: Sequence[RunSpec], best: RunSpec | None, results: Results) -> dict[str, Any] | None:
+    """A run that is no candidate for the best; ``gap`` is by how much it is worse than the best trial, on the same seed."""
+    if not runs or runs[0].id not in results:
+        return None
+    run, record = runs[0], results[runs[0].id]
+    hyper = dict(run.hypers)
+    cost, than = worst_last([record["final"], results[best.id]["final"] if best else None], task.metric.minimize)
+    return {
+        "run": run.id,
+        "lr": hyper.get("lr", _plain(METHODS[run.method].defaults["lr"])),
+        "hyper": hyper or {k: _plain(v) for k, v in METHODS[run.method].defaults.items()},
+        "status": record["status"],
+        "final": record["final"],
+        "gap": cost - than if math.isfinite(cost) and math.isfinite(than) else None,
+        "train_seconds": record["train_seconds"],
+        "command": run.command,
+    }
+
+
+def _plain(value: Any) -> Any:
+    return value if isinstance(value, float | int | bool | str | None) else str(value)
 
 
 def _trial(run: RunSpec, index: int, record: Mapping[str, Any], num_tuned: int) -> dict[str, Any]:
@@ -234,7 +349,8 @@ def _run(run: RunSpec, record: Mapping[str, Any]) -> dict[str, Any]:
         "optimizer_ms",
         "initial_parameters",
     )
-    return {"run": run.id, "seed": run.seed, **{k: record[k] for k in kept}, "command": run.command}
+    found = {"run": run.id, "seed": run.seed, **{k: record[k] for k in kept}, "command": run.command}
+    return {**found, "initial": record.get("initial"), "gradient_evaluations": record["gradient_evaluations"]}
 
 
 def _final(task: Task, finals: Sequence[float | None]) -> dict[str, Any]:
@@ -261,12 +377,46 @@ def _median_final(finals: Sequence[float | None], minimize: bool) -> float | Non
     return (middle if minimize else -middle) if math.isfinite(middle) else None
 
 
-def _to_target(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _targets(spec: StudySpec, task: Task, anchor: Mapping[str, Any], initial: float | None) -> list[dict[str, float]]:
+    """Values of the metric, from how far tuned AdamW comes; none before it is known, or where it does not improve the metric."""
+    final = anchor["final"]["median"]
+    if len(anchor["runs"]) < spec.num_seeds or initial is None or final is None:
+        return []
+    gap = final - initial
+    if gap == 0 or (gap < 0) != task.metric.minimize:
+        return []
+    # the last one itself, not a sum that rounds: the median run has to reach it
+    return [{"share": s, "value": final if s == 1 else initial + s * gap} for s in SHARES]
+
+
+def _hit(minimize: bool, run: Mapping[str, Any], target: float) -> dict[str, float] | None:
+    """The first evaluation at or beyond a target; none for a run that diverged."""
+    if run["status"] != "done":
+        return None
+    sign = 1 if minimize else -1
+    steps = next((t for t, x in zip(run["steps"], run["metric"], strict=True) if sign * x <= sign * target), None)
+    if steps is None:
+        return None
+    return {"steps": steps, "gradient_evaluations": steps * run["gradient_evaluations"] / run["steps"][-1]}
+
+
+def _to_share(task: Task, m: Mapping[str, Any], anchor: Mapping[str, Any], target: float) -> dict[str, Any]:
+    """As ``to_target``, and by calibrated time: steps times the method's median time of a step."""
+    hits, theirs = ([_timed(_hit(task.metric.minimize, r, target), x) for r in x["runs"]] for x in (m, anchor))
+    counts = ("steps", "gradient_evaluations", "calibrated_seconds")
+    return {**_to_target(hits, counts), "ratio_to_adamw": {c: _ratio(hits, theirs, c) for c in counts}}
+
+
+def _timed(hit: Mapping[str, float] | None, m: Mapping[str, Any]) -> dict[str, float] | None:
+    return None if hit is None else {**hit, "calibrated_seconds": hit["steps"] * m["cost"]["step_ms"] / 1e3}
+
+
+def _to_target(hits: Sequence[Mapping[str, float] | None], counts: Sequence[str] = _COUNTS) -> dict[str, Any]:
     """Medians over seeds, a miss counting as infinite; the interval is that of the median's order statistics."""
-    reached = [r["to_target"] for r in records if r["to_target"] is not None]
-    out: dict[str, Any] = {"reached": len(reached), "of": len(records)}
-    for count in _COUNTS:
-        values = sorted(hit[count] for hit in reached) + [math.inf] * (len(records) - len(reached))
+    reached = [hit for hit in hits if hit is not None]
+    out: dict[str, Any] = {"reached": len(reached), "of": len(hits)}
+    for count in counts:
+        values = sorted(hit[count] for hit in reached) + [math.inf] * (len(hits) - len(reached))
         middle = plain.median(values) if values else math.inf
         low, high = _median_interval(values)
         out[count] = (
@@ -288,18 +438,42 @@ def _median_interval(ordered: Sequence[float]) -> tuple[float, float]:
     return ordered[k], ordered[n - 1 - k]
 
 
-def _ratio(m: Mapping[str, Any], anchor: Mapping[str, Any], count: str) -> dict[str, float] | None:
+def _ratio(
+    ours: Sequence[Mapping[str, float] | None], theirs: Sequence[Mapping[str, float] | None], count: str
+) -> dict[str, float] | None:
     """Geometric mean over seeds of the ratio to tuned AdamW, where both reached the target on every seed."""
-    pairs = [(a["to_target"], b["to_target"]) for a, b in zip(m["runs"], anchor["runs"], strict=False)]
-    if (
-        not pairs
-        or len(m["runs"]) != len(anchor["runs"])
-        or any(a is None or b is None or b[count] <= 0 or a[count] <= 0 for a, b in pairs)
-    ):
+    if not ours or len(ours) != len(theirs):
         return None
-    interval = interval_of_mean([math.log(a[count] / b[count]) for a, b in pairs])
+    logs = []
+    for a, b in zip(ours, theirs, strict=True):
+        if a is None or b is None or a[count] <= 0 or b[count] <= 0:
+            return None
+        logs.append(math.log(a[count] / b[count]))
+    interval = interval_of_mean(logs)
     assert interval is not None
     return {"estimate": math.exp(interval.estimate), "low": math.exp(interval.low), "high": math.exp(interval.high)}
+
+
+def _ranking(spec: StudySpec, found: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Scores over tasks, from gradient evaluations to the target of RANKED; None with fewer than two tasks that have one."""
+    times: dict[str, dict[str, list[float]]] = {method: {} for method in spec.methods}
+    budgets = {}
+    for t in found:
+        finished = all(len(m["runs"]) == spec.num_seeds or (m["best"] is None and m["trials"]) for m in t["methods"])
+        value = next((x["value"] for x in t["targets"] if x["share"] == RANKED), None)
+        if not finished or value is None:
+            continue
+        budgets[t["name"]] = float(t["steps"])
+        for m in t["methods"]:
+            hits = [_hit(t["metric"]["minimize"], r, value) for r in m["runs"]] or [None] * spec.num_seeds
+            times[m["name"]][t["name"]] = [math.inf if h is None else h["gradient_evaluations"] for h in hits]
+    if len(budgets) < 2:
+        return None
+    basis = (
+        f"gradient evaluations until {100 * RANKED:g} % of the gap that tuned {ANCHOR} closes, median over seeds, on "
+        f"{len(budgets)} tasks; a miss counts as {MISS:g} budgets; intervals resample tasks and seeds"
+    )
+    return {"basis": basis, **ranking(times, ANCHOR, budgets)}
 
 
 def _comparisons(task: Task, methods: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -350,6 +524,12 @@ def _interval(interval: Interval | None) -> dict[str, float] | None:
     return None if interval is None else {"estimate": interval.estimate, "low": interval.low, "high": interval.high}
 
 
+def _middle(values: Sequence[float | None]) -> float | None:
+    """The median, if all are known."""
+    known = [x for x in values if x is not None]
+    return plain.median(known) if known and len(known) == len(values) else None
+
+
 def _median(values: Sequence[float]) -> float | None:
     return plain.median(values) if values else None
 
@@ -373,11 +553,12 @@ def write_results(results: Mapping[str, Any], folder: Path) -> None:
                 {"task": t["name"], "method": m["name"], **(m["best"]["hyper"] if m["best"] else {}), **m["final"],
                  "reached": hit["reached"], "steps_to_target": steps, **m["cost"]}
             )  # fmt: skip
-            for kind in ("trials", "runs"):
-                for r in m[kind]:
+            extras = {kind: [r] for kind in ("default", "transfer") if (r := m["tunability"][kind])}
+            for kind, some in {"trial": m["trials"], "run": m["runs"], **extras}.items():
+                for r in some:
                     hyper = r.get("hyper") or m["best"]["hyper"]
                     runs.append(
-                        {"task": t["name"], "method": m["name"], "kind": kind[:-1], "run": r["run"],
+                        {"task": t["name"], "method": m["name"], "kind": kind, "run": r["run"],
                          "seed": r.get("seed", TUNING_SEED), **hyper, "status": r["status"], "final": r["final"],
                          "train_seconds": r["train_seconds"], "command": r["command"]}
                     )  # fmt: skip

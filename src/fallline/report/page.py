@@ -17,7 +17,7 @@ from fallline.report.headline import headline, marks
 from fallline.report.limits import limitations
 from fallline.report.palette import Look, looks
 from fallline.report.profile import draw_profile, draw_speedups
-from fallline.report.schema import AtTarget, Method, Results, Task, check
+from fallline.report.schema import Method, Results, Task, ToTarget, check
 from fallline.report.sensitivity import Panel, draw_sensitivity
 from fallline.report.styles import share_styles
 from fallline.report.svg import Picture
@@ -110,6 +110,12 @@ class View:
         return lights(self.results, self.task)
 
     @property
+    def noise(self) -> str:
+        """The gradient noise scale in words, or nothing."""
+        held = self.task.noise_scale or {}
+        return ", ".join(f"{k.replace('_', ' ')} {words.number(v, 2)}" for k, v in held.items() if _is_number(v))
+
+    @property
     def weak(self) -> bool:
         """Whether anything that was checked weakens the verdict."""
         return any(light.state == "bad" for light in self.lights)
@@ -166,7 +172,7 @@ class View:
         """Whether any time to a target is given in calibrated seconds."""
         return any(hit.calibrated_seconds is not None for m in self.targeted for hit in m.to_targets)
 
-    def hits(self, m: Method) -> list[AtTarget]:
+    def hits(self, m: Method) -> list[ToTarget]:
         return m.to_targets
 
     @cached_property
@@ -264,6 +270,10 @@ class Overall:
         middle = m.final.median if m.final.mean is None else m.final.mean
         star = markup(' <span class="star">★</span>') if name in task.verdict.best else ""
         return markup("{}{}", "diverged" if middle is None else quantity(middle, 4), star)
+
+
+def _is_number(x: object) -> bool:
+    return isinstance(x, int | float) and not isinstance(x, bool)
 
 
 def _sample(seeds: Sequence[int]) -> str:

@@ -172,6 +172,8 @@ class Final(Part):
 class Ratio(Part):
     steps: Interval | None = None
     seconds: Interval | None = None
+    gradient_evaluations: Interval | None = None
+    calibrated_seconds: Interval | None = None
 
 
 class ToTarget(Part):
@@ -181,17 +183,19 @@ class ToTarget(Part):
     samples: Spread | None = None
     gradient_evaluations: Spread | None = None
     seconds: Spread | None = None
+    calibrated_seconds: Spread | None = None
     ratio_to_adamw: Ratio | None = None
 
 
-class AtTarget(ToTarget):
-    """Time to one of several targets; calibrated seconds are steps times the measured time of a step."""
+class Share(Part):
+    """A target of a study's own: the initial metric, and this share of the gap that tuned AdamW closes from there."""
 
-    calibrated_seconds: Spread | None = None
+    share: float
+    value: float
 
 
 class Basin(Part):
-    """Learning rates that end near the best; ``at_least`` where the range reaches the ends of what was tried."""
+    """Learning rates that end within 5 % of the gap closed by the best; ``at_least`` where they reach the last rate tried."""
 
     decades: float
     low: float
@@ -199,36 +203,30 @@ class Basin(Part):
     at_least: bool
 
 
-class Spent(Part):
-    """What tuning a method took."""
-
+class TuningCost(Part):
     trials: int
-    gradient_evaluations: float | None = None
-    seconds: float | None = None
+    gradient_evaluations: float
+    seconds: float
 
 
-class Default(Part):
-    """The method as it comes; ``gap`` is what tuning gained over it, in the metric."""
+class Extra(Part):
+    """A run on the tuning seed that is no candidate for the best; ``gap`` is by how much it is worse than the best trial."""
 
-    hyper: Hyper
     final: float | None
     gap: float | None
-
-
-class Transfer(Part):
-    """The method with another one's best learning rate; ``gap`` as for the default."""
-
-    lr: float
-    final: float | None
-    gap: float | None
+    lr: float | None = None
+    hyper: Hyper | None = None
 
 
 class Tunability(Part):
-    expected_best: list[list[float | None]]  # [k, value]
-    basin: Basin | None = None
-    cost: Spent | None = None
-    default: Default | None = None
-    transfer: Transfer | None = None
+    """``expected_best`` holds (k, the best of k trials), a mean or, where trials diverged, a median (``expected_best_is``)."""
+
+    expected_best: list[list[float]]
+    expected_best_is: Literal["mean", "median"] = "mean"
+    basin: Basin | None
+    cost: TuningCost
+    default: Extra | None
+    transfer: Extra | None
 
 
 class Cost(Part):
@@ -255,7 +253,7 @@ class Method(Part):
     final: Final | None
     to_target: ToTarget | None
     cost: Cost | None
-    to_targets: list[AtTarget] = []
+    to_targets: list[ToTarget] = []
     tunability: Tunability | None = None
 
 
@@ -283,13 +281,6 @@ class Verdict(Part):
     warnings: list[str]
 
 
-class Target(Part):
-    """A value of the metric; ``share`` of the gap between initialisation and the task's target."""
-
-    share: float
-    value: float
-
-
 class Task(Part):
     name: str
     reference: str = ""
@@ -305,36 +296,35 @@ class Task(Part):
     methods: list[Method]
     comparisons: list[Comparison]
     verdict: Verdict
-    targets: list[Target] = []
     initial: float | None = None
-    noise_scale: float | None = None
+    targets: list[Share] = []
     what_would_change: list[str] = []
     exploratory: bool = False
+    noise_scale: dict[str, Any] | None = None
 
 
 class Score(Part):
-    """A method over all tasks: the speed-up over tuned AdamW, and AlgoPerf's score, exact and as published."""
-
     anchored: Interval
-    algoperf: float | None = None
-    algoperf_trapezoid: float | None = None
+    algoperf: float
+    algoperf_trapezoid: float
 
 
 class Ranking(Part):
+    """The order of methods over tasks. ``order`` and ``without_task`` go by the anchored score, ``order_algoperf`` and
+    ``without_method`` by AlgoPerf's, which alone depends on who else is there."""
+
     basis: str
-    profile: dict[str, list[list[float]]]  # method -> [tau, rho] where it rises
+    profile: dict[str, list[list[float]]]
     scores: dict[str, Score]
     p_best: dict[str, float]
     order: list[str]
     order_algoperf: list[str] = []
-    without_method: dict[str, list[str]] = {}
-    without_task: dict[str, list[str]] = {}
-    flips: list[str] = []
+    without_method: dict[str, list[str]]
+    without_task: dict[str, list[str]]
+    flips: list[str]
 
 
 class Clock(Part):
-    """Whether seconds may be compared, and why."""
-
     trusted: bool
     why: str
 

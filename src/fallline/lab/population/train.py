@@ -15,7 +15,7 @@ from fallline.core.transform import Chain
 from fallline.lab.population.stack import Alone, Stack, Survey, made, survey
 from fallline.lab.population.state import State, structure
 from fallline.lab.population.update import Update, make_update
-from fallline.lab.run import RunSpec, Spent, _Record, chain_of, step_on
+from fallline.lab.run import RunSpec, Spent, _Record, chain_of, initial_metric, step_on
 from fallline.tasks import Task
 
 __all__ = ["ROOM", "chunks", "train_population"]
@@ -105,9 +105,11 @@ class _Population:
                     break
         shared = (time.process_time() - self.began) / len(self.specs)
         held = self.state.bytes_of_a_run / sum(p.numel() for p in self.stack.model.parameters())
+        initial = {seed: initial_metric(self.task, seed) for seed in {spec.seed for spec in self.specs}}
         return [
             {
                 **record.result(),
+                "initial": initial[spec.seed],
                 "initial_parameters": self.stack.fingerprints[spec.seed],
                 "state_bytes_per_parameter": held,
                 "population": len(self.specs),
