@@ -25,6 +25,7 @@ bench = App(name="bench", help="Measure how fast optimizers step and what curvat
 app.command(bench)
 
 Budget = Literal["quick", "standard", "thorough"]
+Format = Literal["csv", "json", "parquet", "tensorboard", "optuna", "figures"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -140,6 +141,25 @@ def report(folder: Path) -> int:
     from fallline.cli.study import report_again
 
     return report_again(folder)
+
+
+@app.command
+def export(folder: Path, *, to: Format, out: Path | None = None) -> int:
+    """Write a study in the format of another tool, complete or not.
+
+    Parameters
+    ----------
+    folder
+        The study's folder.
+    to
+        csv, json; parquet (runs and curves); tensorboard (event files); optuna (a storage with a study per task and method);
+        figures (the report's figures as SVG and PDF).
+    out
+        Folder to write to; by default the study's own.
+    """
+    from fallline.cli.export import export_study
+
+    return export_study(folder, to, out)
 
 
 @app.command

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from html import escape
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fallline.report.palette import ROLES, VARIABLES
@@ -102,6 +103,35 @@ class Picture:
         """As an SVG file in the page's colours, light and dark."""
         with drawing():
             return standalone(self.figure, self.label)
+
+    def save(self, path: Path) -> None:
+        """As a file, SVG or PDF by its ending, in the light colours; draw the figure anew to use it in a page after that."""
+        _paint(self.figure, {colour: light_and_dark()[0][name[4:-1]] for colour, name in VARIABLES.items()})
+        with drawing():
+            self.figure.savefig(path, metadata={"CreationDate": None} if path.suffix == ".pdf" else {"Date": None})
+
+
+def _paint(fig: Figure, colours: dict[str, str]) -> None:
+    """Put real colours in the place of those that stand for variables, in everything that the figure is made of."""
+    from matplotlib.colors import to_hex, to_rgba
+
+    fig.draw_without_rendering()  # ticks are made when they are first drawn
+
+    def real(held: Any) -> Any:
+        if isinstance(held, str) and held.lower() in ("none", "auto", "inherit", "face"):
+            return held
+        name = colours.get(to_hex(held))
+        return held if name is None else to_rgba(name, to_rgba(held)[3])
+
+    for artist in fig.findobj():
+        for part in ("color", "facecolor", "edgecolor", "markerfacecolor", "markeredgecolor"):
+            get, put = getattr(artist, f"get_{part}", None), getattr(artist, f"set_{part}", None)
+            if get is None or put is None:
+                continue
+            held = get()
+            many = hasattr(held, "ndim") and held.ndim == 2  # of a collection
+            if not many or len(held):
+                put([real(tuple(one)) for one in held] if many else real(held))
 
 
 def stamp(fig: Figure, text: str) -> None:
