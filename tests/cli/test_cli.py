@@ -199,7 +199,7 @@ def test_the_demo_end_to_end_killed_and_resumed(tmp_path):
     assert kept >= 20
     results = json.loads((tmp_path / "demo" / "results.json").read_text())
     assert (
-        results["study"]["runs"] == {"planned": 90, "done": 90, "diverged": 0, "failed": 0}
+        results["study"]["runs"] == {"planned": 100, "done": 100, "diverged": 0, "failed": 0}
         or results["study"]["runs"]["diverged"] > 0
     )
     verdicts = {t["name"]: t["verdict"]["kind"] for t in results["tasks"]}

@@ -75,7 +75,9 @@ def compare(
     out: Path | None = None,
     space: Annotated[tuple[str, ...], Parameter(negative="")] = (),
     spaces: Path | None = None,
+    batch_size: str | None = None,
     extras: bool = True,
+    prune: Annotated[bool, Parameter(negative="")] = False,
     workers: int = 2,
 ) -> int:
     """Find out fairly which method to use on TASK: equal tuning, fresh seeds, honest statistics, one HTML report.
@@ -99,8 +101,12 @@ def compare(
         Search range of one hyperparameter, as `adamw.lr=1e-4..1e-1`; repeat for more.
     spaces
         A TOML file of search ranges: a table per method, as `[adamw]` and `lr = "1e-4..1e-1"`.
+    batch_size
+        Batch sizes with commas between, as `32,128,512`: every method is tuned anew at each, for as many samples.
     extras
         Two more runs of each method, which show what tuning is worth: at its defaults, and at AdamW's best learning rate.
+    prune
+        Give up the worse half of the trials at a quarter and at half of their steps. Quicker; the study then only explores.
     workers
         Processes that train at the same time, one thread each.
     """
@@ -110,7 +116,9 @@ def compare(
     named, chosen = named_tasks(tasks, suite)
     methods = methods or ("adamw,nesterov,lion,muon" if suite else "adamw,nesterov,lion")
     out = out or Path("-".join(["fallline", *named, budget]))
-    return compare_and_report(chosen, methods.split(","), budget, seeds, out, ranges, workers, extras=extras)
+    return compare_and_report(
+        chosen, methods.split(","), budget, seeds, out, ranges, workers, extras, batch_size, prune
+    )
 
 
 @app.command

@@ -12,6 +12,8 @@ from fallline.lab import Event
 
 __all__ = ["Progress"]
 
+PHASES = {"tune": "tuning", "prune": "tuning", "confirm": "fresh seeds"}
+
 _LINE_EVERY_SECONDS = 10.0
 
 
@@ -51,7 +53,7 @@ class Progress:
         if event.kind == "alone":
             self._out.print(f"          runs of {event.method} on {event.task} train one by one: {event.status}")
             return
-        phase = "tuning" if event.purpose == "tune" else "fresh seeds"
+        phase = PHASES.get(event.purpose, "other runs")
         text = f"{phase}, {event.task}" if event.task else "starting"
         if self._bar is not None and self._row is not None:
             self._bar.update(self._row, description=text, total=event.planned, completed=event.done, left=_left(event))

@@ -15,8 +15,9 @@ from fallline.core.errors import FalllineError, unknown
 from fallline.core.execute import compiler_available
 from fallline.core.method import METHODS
 from fallline.lab import RunSpec, StudySpec, load_study, make_spec, run_study, train, write_results
+from fallline.lab.entries import load_entry
 from fallline.lab.statistics import default_num_seeds
-from fallline.tasks import load, suite
+from fallline.tasks import suite
 
 __all__ = [
     "compare_and_report",
@@ -38,9 +39,11 @@ def compare_and_report(
     ranges: Sequence[str],
     workers: int,
     extras: bool = True,
+    batch_size: str | None = None,
+    prune: bool = False,
 ) -> int:
     """Validate, run what is missing, print the verdict, write the report."""
-    spec = make_spec(tasks, methods, budget, seeds, _spaces(ranges), extras)
+    spec = make_spec(tasks, methods, budget, seeds, _spaces(ranges), extras, _batch_sizes(batch_size), prune)
     return _run(spec, folder, workers)
 
 
@@ -65,6 +68,15 @@ def report_again(folder: Path) -> int:
     return 0
 
 
+def _batch_sizes(text: str | None) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")] if text else []
+    except ValueError:
+        raise FalllineError(
+            f"--batch-size got {text!r}. Expected numbers of examples with commas between. Write for example --batch-size 32,128,512."
+        ) from None
+
+
 def _run(spec: StudySpec, folder: Path, workers: int) -> int:
     out = console()
     _announce(spec, workers, out)
@@ -83,6 +95,12 @@ def _announce(spec: StudySpec, workers: int, out: Console) -> None:
         f"plan      {plan.trials} trials for {tuned} of each method, then its best on {spec.num_seeds} fresh seed{'s' * (spec.num_seeds > 1)}: "
         f"{spec.num_runs} runs, {workers} at a time"
     )
+    if spec.batch_sizes:
+        out.print(
+            f"batches   of {', '.join(map(str, spec.batch_sizes))} examples, every method tuned anew at each, for as many samples"
+        )
+    if spec.prune:
+        out.print("note      --prune gives up trials early: the study explores, and proves nothing")
     enough = default_num_seeds(len(spec.methods))
     if spec.num_seeds < enough:
         out.print(
@@ -109,7 +127,7 @@ def run_once(task: str, method: str, settings: Sequence[str], seed: int, steps: 
     import torch
 
     torch.set_num_threads(1)
-    loaded = load(task)
+    loaded = load_entry(task)
     entry = METHODS[method]
     hypers = dict(setting(text, method) for text in settings)
     entry.check(hypers)

@@ -18,6 +18,7 @@ from rich.text import Text
 from fallline.cli.catalogue import console
 from fallline.core.errors import FalllineError
 from fallline.lab import Finished, Snapshot, StudySpec, read_study
+from fallline.lab.entries import base_of
 from fallline.lab.study import ANCHOR
 from fallline.report.words import brief, duration, hypers
 from fallline.tasks import TASKS, Metric, load
@@ -26,6 +27,7 @@ __all__ = ["Row", "rows", "seconds_left", "watch_study"]
 
 PAUSE_SECONDS, PAUSE_RUNS = 60.0, 40.0
 """A gap between two finished runs that is longer than this many seconds and this many times a run is a pause: nobody trained."""
+TRIALS = ("tune", "prune")
 FEWEST = 3
 """Runs from which a pace may be told."""
 
@@ -38,7 +40,7 @@ class Row:
     method: str
     trials: tuple[int, int]
     seeds: tuple[int, int]
-    extras: tuple[int, int]  # at its defaults, and at AdamW's best learning rate
+    extras: tuple[int, int]  # at its defaults, at AdamW's best learning rate, for the noise scale
     diverged: int
     best: Finished | None
     seconds: float | None  # CPU seconds of a run, the median
@@ -52,7 +54,7 @@ class Row:
 def watch_study(folder: Path, every: float = 1.0) -> int:
     """Show a study until it is finished, on a terminal; one plain snapshot elsewhere."""
     seen = read_study(folder)
-    metrics = _metrics(seen.spec.tasks)
+    metrics = _metrics(seen.spec.entries)
     out = console()
     if not out.is_terminal:
         out.print(_picture(folder, seen, metrics, styled=False))
@@ -71,7 +73,7 @@ def watch_study(folder: Path, every: float = 1.0) -> int:
 def rows(seen: Snapshot, metrics: dict[str, Metric | None]) -> list[Row]:
     """A row for every method on every task, in the order of the study."""
     spec = seen.spec
-    found: dict[tuple[str, str], list[Finished]] = {(t, m): [] for t in spec.tasks for m in spec.methods}
+    found: dict[tuple[str, str], list[Finished]] = {(t, m): [] for t in spec.entries for m in spec.methods}
     for run in seen.runs:
         found.get((run.task, run.method), []).append(run)
     lost = {where for where, runs in found.items() if _lost(runs, spec.plan.trials)}
@@ -83,13 +85,15 @@ def rows(seen: Snapshot, metrics: dict[str, Metric | None]) -> list[Row]:
 
 def _lost(runs: Sequence[Finished], planned: int) -> bool:
     """Whether every trial has diverged: then no fresh seeds follow."""
-    trials = [run for run in runs if run.purpose == "tune"]
+    trials = [run for run in runs if run.purpose in TRIALS]
     return len(trials) == planned and all(run.final is None for run in trials)
 
 
 def _row(task: str, method: str, runs: Sequence[Finished], spec: StudySpec, metric: Metric | None, planned: int) -> Row:
-    kinds = Counter("extra" if run.purpose not in ("tune", "confirm") else run.purpose for run in runs)
-    kept = [run for run in runs if run.purpose == "tune" and run.final is not None]
+    kinds = Counter(
+        "trial" if run.purpose in TRIALS else "seed" if run.purpose == "confirm" else "extra" for run in runs
+    )
+    kept = [run for run in runs if run.purpose in TRIALS and run.final is not None]
     num_trials = spec.plan.trials
     num_seeds = 0 if _lost(runs, num_trials) else spec.num_seeds
     best = None
@@ -98,8 +102,8 @@ def _row(task: str, method: str, runs: Sequence[Finished], spec: StudySpec, metr
     return Row(
         task,
         method,
-        trials=(kinds["tune"], num_trials),
-        seeds=(kinds["confirm"], num_seeds),
+        trials=(kinds["trial"], num_trials),
+        seeds=(kinds["seed"], num_seeds),
         extras=(kinds["extra"], planned - num_trials - num_seeds),
         diverged=sum(run.diverged for run in runs),
         best=best,
@@ -133,7 +137,8 @@ def _metrics(names: Sequence[str]) -> dict[str, Metric | None]:
     found: dict[str, Metric | None] = {}
     for name in names:
         try:
-            found[name] = TASKS[name].metric if name in TASKS else load(name).metric
+            task = base_of(name)
+            found[name] = TASKS[task].metric if task in TASKS else load(task).metric
         except FalllineError:
             found[name] = None
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -12,7 +13,7 @@ from scipy.stats import qmc
 
 from fallline.core.space import Range
 
-__all__ = ["BUDGETS", "Budget", "Edge", "edges", "point", "setting", "tuned_names"]
+__all__ = ["BUDGETS", "Budget", "Edge", "edges", "point", "setting", "tuned_names", "widenings"]
 
 _DIMENSIONS, _SCRAMBLE = 8, 20240917  # fixed for ever: they define the design
 
@@ -66,6 +67,13 @@ class Edge:
     side: Literal["low", "high"]
     value: float
     widened: Range
+
+
+def widenings(space: Range, width: float) -> float:
+    """A distance in the unit cube, measured in the steps by which ``Range.widened`` moves an end: decades on logarithmic scales."""
+    if space.scale == "log":
+        return width * math.log10(space.high / space.low)
+    return width * math.log10((1 - space.low) / (1 - space.high)) if space.scale == "one_minus_log" else width
 
 
 def edges(space: Mapping[str, Range], tried: Sequence[Mapping[str, float]], best: Mapping[str, float]) -> list[Edge]:

@@ -7,6 +7,8 @@ import json
 import math
 import shlex
 import time
+from collections import deque
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
@@ -23,12 +25,25 @@ from fallline.lab.streams import batch_indices, generator, seed_of, seeded
 from fallline.schedules import cosine, warmup
 from fallline.tasks import Task, evaluate, fetch
 
-__all__ = ["RunSpec", "Spent", "chain_of", "initial_metric", "schedule", "step_on", "train"]
+__all__ = [
+    "Record",
+    "RunSpec",
+    "Spent",
+    "advance",
+    "begin",
+    "chain_of",
+    "finish",
+    "initial_metric",
+    "schedule",
+    "step_on",
+    "train",
+]
 
 WARMUP_FRACTION = 0.05
 DIVERGED_FACTOR, DIVERGED_FRACTION = 3.0, 0.05
-Purpose = Literal["tune", "confirm", "default", "transfer"]
-"""Trials; the best of them on fresh seeds; the method's defaults and AdamW's best learning rate, both on the tuning seed."""
+Purpose = Literal["tune", "prune", "confirm", "default", "transfer", "noise"]
+"""Trials, to their end or with pruning; the best of them on fresh seeds; on the tuning seed the method's defaults, AdamW's best
+learning rate, and AdamW's best trial once more for the noise of its gradients."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +60,8 @@ class RunSpec:
     @property
     def id(self) -> str:
         """A name derived from the contents, so that a run is recognised when a study resumes."""
-        content = json.dumps(asdict(replace(self, purpose="tune")), sort_keys=True)
+        kind: Purpose = "noise" if self.purpose == "noise" else "tune"  # all others leave the same record
+        content = json.dumps(asdict(replace(self, purpose=kind)), sort_keys=True)
         return hashlib.blake2b(content.encode(), digest_size=6).hexdigest()
 
     @property
@@ -79,27 +95,50 @@ def train(task: Task, spec: RunSpec) -> dict[str, Any]:
     5 % of the steps, or when its gradients are not finite for so long that the optimizer gives up. Times are CPU
     seconds of this process, which other processes on the machine hardly disturb.
     """
+    model, optimizer, record = begin(task, spec)
+    deque(advance(task, model, optimizer, record), maxlen=0)
+    return finish(task, optimizer, record)
+
+
+def begin(task: Task, spec: RunSpec) -> tuple[nn.Module, Optimizer, Record]:
+    """The model as a run begins, its optimizer, and an empty record."""
     with seeded(spec.seed, "init"):
         model = task.model()
-    fingerprint = _fingerprint(model)
+    record = Record(task, spec, _fingerprint(model))
     optimizer = Optimizer(model, chain_of(task, spec), seed=spec.seed)
     optimizer.prepare()  # outside of the times
-    record = _Record(task, spec)
+    return model, optimizer, record
+
+
+def advance(
+    task: Task,
+    model: nn.Module,
+    optimizer: Optimizer,
+    record: Record,
+    begun: int = 0,
+    judge: Callable[[Task, nn.Module], float] = evaluate,
+) -> Iterator[int]:
+    """Train from step ``begun`` + 1 on, yielding after each step t; the record says how it went. Ends early at a divergence."""
     with torch.random.fork_rng(devices=[]):
-        for t in range(1, spec.steps + 1):
+        for t in range(begun + 1, record.spec.steps + 1):
             try:
-                spent = step_on(task, model, optimizer, spec.seed, t)
+                spent = step_on(task, model, optimizer, record.spec.seed, t)
             except NotFiniteError:
                 record.diverged_at = t
-                break
+                return
             if not record.alive(t, spent):
-                break
-            if t in record.grid and not record.evaluated(t, evaluate(task, model)):
-                break
+                return
+            if t in record.grid and not record.evaluated(t, judge(task, model)):
+                return
+            yield t
+
+
+def finish(task: Task, optimizer: Optimizer, record: Record) -> dict[str, Any]:
+    """What a run leaves, as JSON."""
     return {
         **record.result(),
-        "initial": initial_metric(task, spec.seed),
-        "initial_parameters": fingerprint,
+        "initial": initial_metric(task, record.spec.seed),
+        "initial_parameters": record.fingerprint,
         "state_bytes_per_parameter": _state_bytes(optimizer),
     }
 
@@ -211,11 +250,11 @@ def _all_data(task: Task, seed: int, t: int) -> list[tuple[Tensor, float]]:
     return [(part, 1 / FULL_BATCHES) for part in drawn]
 
 
-class _Record:
+class Record:
     """What a run leaves behind: its curve, its first hit of the target, its end."""
 
-    def __init__(self, task: Task, spec: RunSpec) -> None:
-        self.task, self.spec = task, spec
+    def __init__(self, task: Task, spec: RunSpec, fingerprint: str = "") -> None:
+        self.task, self.spec, self.fingerprint = task, spec, fingerprint
         count = min(task.num_evals, spec.steps)
         self.grid = {spec.steps * k // count for k in range(1, count + 1)}
         self.curve: dict[str, list[float]] = {"steps": [], "metric": [], "train_loss": []}

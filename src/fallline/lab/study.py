@@ -22,11 +22,12 @@ from fallline.core.hyper import check_hyper
 from fallline.core.method import METHODS
 from fallline.core.space import Range
 from fallline.lab import design, environment
+from fallline.lab.entries import load_entry
 from fallline.lab.run import RunSpec
 from fallline.lab.statistics import default_num_seeds
 from fallline.lab.store import Store, check_writable, now
 from fallline.lab.workers import Workers
-from fallline.tasks import Task, load
+from fallline.tasks import Task
 
 __all__ = ["BASELINES", "Event", "Interrupted", "StudySpec", "expand", "load_study", "make_spec", "run_study"]
 
@@ -52,7 +53,8 @@ class StudySpec:
     """Everything that decides a study's numbers. ``spaces``: method -> hyperparameter -> range as text.
 
     With ``extras`` every method also trains on the tuning seed at its defaults and at AdamW's best learning rate. (Fields with a
-    value by default are left out of the store where they have it: they came after the first studies.)
+    value by default are left out of the store where they have it: they came after the first studies.) With ``batch_sizes`` every task is
+    compared at each of them, for as many samples; with ``prune`` the study only explores.
     """
 
     tasks: tuple[str, ...]
@@ -61,6 +63,8 @@ class StudySpec:
     num_seeds: int
     spaces: Mapping[str, Mapping[str, str]]
     extras: bool = False
+    batch_sizes: tuple[int, ...] = ()
+    prune: bool = False
 
     @property
     def declared(self) -> dict[str, Any]:
@@ -80,9 +84,16 @@ class StudySpec:
             f"--budget {self.budget}",
             f"--seeds {self.num_seeds}",
             *([] if self.extras else ["--no-extras"]),
+            *([f"--batch-size {','.join(map(str, self.batch_sizes))}"] if self.batch_sizes else []),
+            *(["--prune"] if self.prune else []),
             *ranges,
         ]
         return f"fallline compare {tasks} {' '.join(options)}"
+
+    @property
+    def entries(self) -> tuple[str, ...]:
+        """What methods are compared on: the tasks, or the tasks at every batch size."""
+        return tuple(f"{t}@{size}" for t in self.tasks for size in self.batch_sizes) or self.tasks
 
     @property
     def plan(self) -> design.Budget:
@@ -96,12 +107,13 @@ class StudySpec:
     @property
     def num_runs(self) -> int:
         """Planned runs: trials, fresh seeds, defaults and AdamW's rate for every method on every task."""
-        return len(self.tasks) * sum(self.num_runs_of(method) for method in self.methods)
+        return len(self.entries) * sum(self.num_runs_of(method) for method in self.methods)
 
     def num_runs_of(self, method: str, confirmed: bool = True, anchored: bool = True) -> int:
         """Planned runs of a method on a task; without those that a best trial, of its own or of AdamW, has to come before."""
         extras = self.extras * (1 + (anchored and method != ANCHOR))
-        return self.plan.trials + confirmed * self.num_seeds + extras
+        noise = bool(self.batch_sizes) and method == ANCHOR and confirmed
+        return self.plan.trials + confirmed * self.num_seeds + extras + noise
 
     def space(self, task: Task, method: str) -> dict[str, Range]:
         """A method's search space on a task: its own, with the task's and then the user's ranges in place of it."""
@@ -116,7 +128,8 @@ class StudySpec:
         """The tuning runs: the design's points in the method's space."""
         space = self.space(task, method)
         settings = [design.setting(space, self.plan.num_tuned, i) for i in range(self.plan.trials)]
-        return [self._run(name, task, method, s, TUNING_SEED, "tune") for s in settings]
+        purpose = "prune" if self.prune else "tune"
+        return [self._run(name, task, method, s, TUNING_SEED, purpose) for s in settings]
 
     def confirmations(self, name: str, task: Task, method: str, best: Mapping[str, float]) -> list[RunSpec]:
         """The best setting on fresh seeds."""
@@ -133,6 +146,12 @@ class StudySpec:
         lr = dict(anchor.hypers)["lr"]
         return [self._run(name, task, method, {"lr": lr}, TUNING_SEED, "transfer")]
 
+    def noise(self, name: str, task: Task, anchor: RunSpec | None) -> list[RunSpec]:
+        """AdamW's best trial once more, for the noise of its gradients; where batch sizes are compared."""
+        if not self.batch_sizes or anchor is None:
+            return []
+        return [self._run(name, task, ANCHOR, dict(anchor.hypers), TUNING_SEED, "noise")]
+
     def _run(
         self, name: str, task: Task, method: str, setting: Mapping[str, float], seed: int, purpose: Any
     ) -> RunSpec:
@@ -146,6 +165,8 @@ def make_spec(
     num_seeds: int | None = None,
     spaces: Mapping[str, Mapping[str, str]] | None = None,
     extras: bool = True,
+    batch_sizes: Sequence[int] = (),
+    prune: bool = False,
 ) -> StudySpec:
     """A validated specification: baselines added, names and ranges checked, the number of seeds chosen if not given.
 
@@ -174,7 +195,14 @@ def make_spec(
         for name, text in ranges.items():
             _check_range(method, name, text, design.BUDGETS[budget].num_tuned)
     seeds = num_seeds or default_num_seeds(len(chosen))
-    return StudySpec(tuple(dict.fromkeys(tasks)), chosen, budget, seeds, spaces, extras)
+    return StudySpec(tuple(dict.fromkeys(tasks)), chosen, budget, seeds, spaces, extras, _sizes(batch_sizes), prune)
+
+
+def _sizes(given: Sequence[int]) -> tuple[int, ...]:
+    for size in given:
+        if size < 1:
+            raise FalllineError(f"A batch of {size} examples is empty. Expected at least 1. Write --batch-size 32,128.")
+    return tuple(dict.fromkeys(given))
 
 
 def expand(names: Sequence[str]) -> list[str]:
@@ -245,7 +273,7 @@ def run_study(
     """
     if num_workers < 1:
         raise FalllineError(f"{num_workers} workers cannot train. Expected at least 1. Pass --workers 2.")
-    tasks = {name: load(name) for name in spec.tasks}
+    tasks = {name: load_entry(name) for name in spec.entries}
     for task in tasks.values():
         task.check()
     check_writable(folder)
@@ -264,7 +292,7 @@ def load_study(folder: Path) -> tuple[StudySpec, dict[str, Any]]:
     """The specification and results of a study on disk, complete or not. Raises FalllineError if there is none."""
     with Store(folder) as store:
         spec = TypeAdapter(StudySpec).validate_python(store.meta("spec"))
-        return spec, results_of(spec, {name: load(name) for name in spec.tasks}, store)
+        return spec, results_of(spec, {name: load_entry(name) for name in spec.entries}, store)
 
 
 def results_of(spec: StudySpec, tasks: Mapping[str, Task], store: Store) -> dict[str, Any]:
@@ -312,7 +340,8 @@ class _Execution:
     def _plan(self, runs: Sequence[RunSpec]) -> None:
         there = [run for run in runs if run.id in self.results]
         self.there.update(run.id for run in there)
-        groups = [runs[i : i + POPULATION] for i in range(0, len(runs), POPULATION)]
+        size = len(runs) if runs and runs[0].purpose == "prune" else POPULATION  # halving has to see all of them
+        groups = [runs[i : i + size] for i in range(0, len(runs), max(1, size))]
         self.workers.submit([group for group in groups if any(run.id not in self.results for run in group)])
         self.repeated += len(there)
         for run in there:
@@ -324,7 +353,7 @@ class _Execution:
             Event("finished", self.planned, self.done, self.repeated, run.task, run.method, run.purpose,
                   record["status"], record["final"])
         )  # fmt: skip
-        if run.purpose != "tune":
+        if run.purpose not in ("tune", "prune"):
             return
         self.missing[run.task, run.method] -= 1
         if self.missing[run.task, run.method] == 0:
@@ -335,12 +364,13 @@ class _Execution:
             else:
                 self._plan(self.spec.confirmations(run.task, task, run.method, dict(best.hypers)))
             if run.method == ANCHOR:
+                self._plan(self.spec.noise(run.task, task, best))
                 for method in self.spec.methods:
                     self._plan(self.spec.transfer(run.task, task, method, best))
 
     def _drop(self, run: RunSpec) -> None:
         """Every trial diverged: nothing can follow from them."""
-        self.planned -= self.spec.num_seeds
+        self.planned -= self.spec.num_runs_of(run.method) - self.spec.num_runs_of(run.method, confirmed=False)
         if run.method == ANCHOR:
             self.planned -= self.spec.extras * (len(self.spec.methods) - 1)
         self._tell(Event("dropped", self.planned, self.done, self.repeated, run.task, run.method))

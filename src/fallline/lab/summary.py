@@ -10,42 +10,30 @@ import os
 import statistics as plain
 import tempfile
 from collections.abc import Mapping, Sequence
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from fallline import __version__
 from fallline.core.method import METHODS
 from fallline.lab import design, environment, tunability
+from fallline.lab.comparison import comparisons, worst_last
+from fallline.lab.entries import base_of, label
 from fallline.lab.run import DIVERGED_FACTOR, DIVERGED_FRACTION, WARMUP_FRACTION, RunSpec
 from fallline.lab.scores import MISS, ranking
-from fallline.lab.statistics import (
-    ALPHA,
-    Interval,
-    differences,
-    holm,
-    interval_of_mean,
-    seeds_needed,
-    sign_flip,
-    smallest_p,
-)
+from fallline.lab.statistics import ALPHA, interval_of_mean
 from fallline.lab.study import ANCHOR, BASELINES, TUNING_SEED, StudySpec, best_trial
-from fallline.lab.verdict import sentence, verdict
+from fallline.lab.targets import SHARES, hit, ratio, targets, to_share, to_target
+from fallline.lab.verdict import verdict, what_would_change
 from fallline.tasks import Task
 
 __all__ = ["SCHEMA", "summarise", "write_results"]
 
 SCHEMA = 1
-SHARES = (0.8, 0.95, 1.0)
-"""Targets: shares of the gap between the initial metric and tuned AdamW's median final."""
-
 RANKED = 0.95
 """The share whose target the scores over tasks are about."""
 
-_COUNTS = ("steps", "samples", "gradient_evaluations", "seconds")
 Results = Mapping[str, Mapping[str, Any]]
 
 
@@ -55,12 +43,18 @@ def summarise(
     """The results of a study, complete or not; pure apart from the description of the machine."""
     found = [_task(spec, name, task, results) for name, task in tasks.items()]
     runs = [r for t in found for m in t["methods"] for r in _runs_of(m)]
+    runs += [t["noise_scale"]["run"] for t in found if t.get("noise_scale")]
     statuses = [r["status"] for r in runs]
     planned = sum(_planned(spec, m, _anchor(t)) for t in found for m in t["methods"])
+    ranked, times = _ranking(spec, found), clock(facts)
+    for t in found:
+        missing = sum(_planned(spec, m, _anchor(t)) - len(_runs_of(m)) for m in t["methods"]) - bool(
+            t.get("noise_scale")
+        )
+        t["what_would_change"] = what_would_change(t, spec.num_seeds, missing, f"fallline resume {folder}", times)
     for t in found:
         for m in t["methods"]:
             del m["complete"]
-    ranked = _ranking(spec, found)
     return {
         "schema": SCHEMA,
         "fallline": __version__,
@@ -82,6 +76,7 @@ def summarise(
                 "done": statuses.count("done"),
                 "diverged": statuses.count("diverged"),
                 "failed": 0,
+                **({"pruned": statuses.count("pruned")} if spec.prune else {}),
             },
             "started": facts["started"],
             "finished": facts["finished"],
@@ -95,7 +90,7 @@ def summarise(
         },
         "tasks": found,
         **({"ranking": ranked} if ranked else {}),
-        "clock": clock(facts),
+        "clock": times,
     }
 
 
@@ -105,7 +100,7 @@ def clock(facts: Mapping[str, Any]) -> dict[str, Any]:
     loads = [x for x in (_number(facts.get(k)) for k in ("load_start", "load_most", "load_end")) if x is not None]
     if not loads:
         return {"trusted": False, "why": "The load of the machine is not known."}
-    if max(loads) > cores + IDLE:
+    if max(loads) > CROWDED * cores:
         return {
             "trusted": False,
             "why": f"The machine was contended: a load of {max(loads):g} on {cores} core{'s' * (cores > 1)}. Times of such runs are not comparable.",
@@ -113,8 +108,8 @@ def clock(facts: Mapping[str, Any]) -> dict[str, Any]:
     return {"trusted": True, "why": f"The load stayed at {max(loads):g} on {cores} core{'s' * (cores > 1)}."}
 
 
-IDLE = 0.5
-"""Load of the parent process and the system itself, beside the workers."""
+CROWDED = 1.25
+"""Load for each core from which on times are not to be trusted; up to 1 is the doing of the study itself."""
 
 
 def _runs_of(m: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -141,6 +136,22 @@ def protocol(spec: StudySpec) -> list[dict[str, str]]:
         f"points of the unit cube for every method, mapped into its declared space.",
         "Tuned": f"The first {plan.num_tuned} hyperparameter{'s' * (plan.num_tuned > 1)} of each space; all others at their defaults.",
         "Budget": f"{100 * plan.step_fraction:g} % of each task's steps, the same for tuning and for the final runs.",
+        **(
+            {
+                "Batch sizes": f"Every method is tuned anew at {', '.join(map(str, spec.batch_sizes))} examples a batch, for as many samples at each: "
+                f"steps change by the inverse factor. Beside them stands the gradient noise scale before and after the best trial of {ANCHOR}."
+            }
+            if spec.batch_sizes
+            else {}
+        ),
+        **(
+            {
+                "Pruning": "EXPLORATORY: the worse half of the trials is given up at a quarter of the steps, and again at half of them. That favours "
+                "methods and rates that are quick at first."
+            }
+            if spec.prune
+            else {}
+        ),
         "Schedule": f"{100 * WARMUP_FRACTION:g} % linear warm-up, then cosine decay to zero at the last step, for every method.",
         "Fresh seeds": f"The best point of each method is run again on seeds {spec.seeds[0]} to {spec.seeds[-1]}; the tuning "
         f"seed {TUNING_SEED} is never used again. All results below are from fresh seeds.",
@@ -160,9 +171,12 @@ def protocol(spec: StudySpec) -> list[dict[str, str]]:
         "Evaluation": "The whole validation set at evenly spaced steps, the last one included; no stopping on validation.",
         "Divergence": f"A run has diverged when its loss is not finite, or stays above {DIVERGED_FACTOR:g} times its first "
         f"value for {100 * DIVERGED_FRACTION:g} % of the steps. It counts as worse than every finite result.",
-        "Intervals": "95 %, BCa bootstrap over seeds (9,999 resamples). With so few seeds they tend to be short; no verdict rests on them alone.",
+        "Intervals": "95 % over seeds, by inversion of the exact sign-flip test: its coverage is exact for symmetric noise. Below six seeds, "
+        "which cannot reject anything, Student's.",
         "Tests": "Exact paired sign-flip tests, two-sided, with Holm's correction over all pairs of a task. Two methods are told "
-        f"apart only if the corrected p is at most {ALPHA:g} and the interval of their difference excludes zero.",
+        f"apart only if the corrected p is at most {ALPHA:g}; the interval of their difference then excludes zero.",
+        "Edges": "While the worse of two methods is best on the edge of its space, and its curve there could close the difference within a "
+        "decade, the verdict on the two is withheld.",
         "Time": "CPU seconds of the training process on one thread, evaluation excluded; steps count one gradient evaluation each.",
     }
     return [{"rule": rule, "setting": setting} for rule, setting in rules.items()]
@@ -174,37 +188,58 @@ def _task(spec: StudySpec, name: str, task: Task, results: Results) -> dict[str,
     anchor = _anchor({"methods": methods})
     for m in methods:
         hits, theirs = ([r["to_target"] for r in x["runs"]] for x in (m, anchor))
-        m["to_target"]["ratio_to_adamw"] = {c: _ratio(hits, theirs, c) for c in ("steps", "seconds")}
-    initial = _middle([r["initial"] for r in anchor["runs"]])
-    targets = _targets(spec, task, anchor, initial)
+        m["to_target"]["ratio_to_adamw"] = {c: ratio(hits, theirs, c) for c in ("steps", "seconds")}
+    initial = _middle([r["initial"] for r in next((m["runs"] for m in (anchor, *methods) if m["runs"]), [])])
+    finished = len(anchor["runs"]) == spec.num_seeds
+    goals = targets(anchor["final"]["median"] if finished else None, initial, task.metric.minimize)
     for m in methods:
-        m["to_targets"] = [_to_share(task, m, anchor, target["value"]) for target in targets]
+        m["to_targets"] = [to_share(task.metric.minimize, m, anchor, goal["value"]) for goal in goals]
     compared = [m for m in methods if m["best"] is not None and len(m["runs"]) == spec.num_seeds]
-    comparisons = _comparisons(task, compared)
     with torch.random.fork_rng(devices=[]):
         parameters = sum(p.numel() for p in task.model().parameters())
     steps = spec.steps(task)
     record = {
-        "name": task.name,
+        "name": label(name, task),
         "reference": name,
         "summary": task.summary,
         "parameters": parameters,
         "batch_size": task.batch_size,
         "steps": steps,
+        "samples": steps * task.batch_size,
         "eval_every": steps / min(task.num_evals, steps),
         "metric": {"name": task.metric.name, "unit": task.metric.unit, "minimize": task.metric.minimize},
         "target": task.target,
         "target_note": task.target_note,
         "initial": initial,
-        "targets": targets,
+        "targets": goals,
         "data": [
             {"name": s.name, "licence": s.licence, "origin": s.origin, "sha256": s.sha256, "synthetic": s.synthetic}
             for s in task.sources
         ],
         "methods": methods,
-        "comparisons": comparisons,
+        "exploratory": spec.prune,
     }
+    if spec.batch_sizes:
+        record["noise_scale"] = _noise(spec.noise(name, task, carried), results)
+    record["comparisons"] = comparisons(record, compared, spec.command)
     return {**record, "verdict": verdict(record, spec.num_seeds, spec.command)}
+
+
+def _noise(runs: Sequence[RunSpec], results: Results) -> dict[str, Any] | None:
+    """The gradient noise scale of AdamW's best trial, initially and trained, in examples."""
+    if not runs or runs[0].id not in results:
+        return None
+    record = results[runs[0].id]
+    found = record["noise_scale"]
+    return {
+        **{when: x["value"] if x else None for when, x in found.items()},
+        "detail": found,
+        "run": {
+            "run": runs[0].id,
+            **{k: record[k] for k in ("status", "final", "train_seconds")},
+            "command": runs[0].command,
+        },
+    }
 
 
 def _best_of(spec: StudySpec, name: str, task: Task, method: str, results: Results) -> RunSpec | None:
@@ -247,14 +282,14 @@ def _method(
         "best": None if best is None else _best(best, trials, space, method),
         "runs": [_run(r, results[r.id]) for r in runs],
         "final": _final(task, [results[r.id]["final"] for r in runs]),
-        "to_target": _to_target([results[r.id]["to_target"] for r in runs]),
+        "to_target": to_target([results[r.id]["to_target"] for r in runs]),
         "cost": {
             "step_ms": _median([r["step_ms"] for r in everything]),
             "optimizer_ms": _median([r["optimizer_ms"] for r in everything]),
             "state_bytes_per_parameter": _median([r["state_bytes_per_parameter"] for r in everything]),
         },
         "tunability": {
-            **_tuning(task, there, results, len(tuned)),
+            **_tuning(task, there, results, len(tuned), spec.prune),
             "default": _extra(task, spec.default(name, task, method), best, results),
             "transfer": _extra(task, spec.transfer(name, task, method, carried), best, results),
         },
@@ -262,11 +297,11 @@ def _method(
     }
 
 
-def _tuning(task: Task, trials: Sequence[RunSpec], results: Results, num_tuned: int) -> dict[str, Any]:
-    """What the trials say about tuning itself."""
+def _tuning(task: Task, trials: Sequence[RunSpec], results: Results, num_tuned: int, pruned: bool) -> dict[str, Any]:
+    """What the trials say about tuning itself; only what it cost where some were given up before their end."""
     sign, records = 1 if task.metric.minimize else -1, [results[r.id] for r in trials]
     costs = worst_last([r["final"] for r in records], task.metric.minimize)
-    kind, curve = tunability.best_of(costs)
+    kind, curve = tunability.best_of([] if pruned else costs)
     initial = _middle([r.get("initial") for r in records])
     rates = [dict(r.hypers).get("lr") for r in trials]
     known = [x for x in rates if x is not None]
@@ -274,7 +309,7 @@ def _tuning(task: Task, trials: Sequence[RunSpec], results: Results, num_tuned: 
         "expected_best": [[k, sign * value] for k, value in curve],
         "expected_best_is": kind,
         "basin": tunability.basin(known, costs, None if initial is None else sign * initial, num_tuned == 1)
-        if trials and len(known) == len(rates)
+        if trials and not pruned and len(known) == len(rates)
         else None,
         "cost": {
             "trials": len(records),
@@ -367,161 +402,32 @@ def _final(task: Task, finals: Sequence[float | None]) -> dict[str, Any]:
     }
 
 
-def worst_last(finals: Sequence[float | None], minimize: bool) -> list[float]:
-    """Finals as costs, lower better; a diverged run is infinitely costly."""
-    return [math.inf if x is None else x if minimize else -x for x in finals]
-
-
 def _median_final(finals: Sequence[float | None], minimize: bool) -> float | None:
     middle = plain.median(worst_last(finals, minimize)) if finals else math.inf
     return (middle if minimize else -middle) if math.isfinite(middle) else None
 
 
-def _targets(spec: StudySpec, task: Task, anchor: Mapping[str, Any], initial: float | None) -> list[dict[str, float]]:
-    """Values of the metric, from how far tuned AdamW comes; none before it is known, or where it does not improve the metric."""
-    final = anchor["final"]["median"]
-    if len(anchor["runs"]) < spec.num_seeds or initial is None or final is None:
-        return []
-    gap = final - initial
-    if gap == 0 or (gap < 0) != task.metric.minimize:
-        return []
-    # the last one itself, not a sum that rounds: the median run has to reach it
-    return [{"share": s, "value": final if s == 1 else initial + s * gap} for s in SHARES]
-
-
-def _hit(minimize: bool, run: Mapping[str, Any], target: float) -> dict[str, float] | None:
-    """The first evaluation at or beyond a target; none for a run that diverged."""
-    if run["status"] != "done":
-        return None
-    sign = 1 if minimize else -1
-    steps = next((t for t, x in zip(run["steps"], run["metric"], strict=True) if sign * x <= sign * target), None)
-    if steps is None:
-        return None
-    return {"steps": steps, "gradient_evaluations": steps * run["gradient_evaluations"] / run["steps"][-1]}
-
-
-def _to_share(task: Task, m: Mapping[str, Any], anchor: Mapping[str, Any], target: float) -> dict[str, Any]:
-    """As ``to_target``, and by calibrated time: steps times the method's median time of a step."""
-    hits, theirs = ([_timed(_hit(task.metric.minimize, r, target), x) for r in x["runs"]] for x in (m, anchor))
-    counts = ("steps", "gradient_evaluations", "calibrated_seconds")
-    return {**_to_target(hits, counts), "ratio_to_adamw": {c: _ratio(hits, theirs, c) for c in counts}}
-
-
-def _timed(hit: Mapping[str, float] | None, m: Mapping[str, Any]) -> dict[str, float] | None:
-    return None if hit is None else {**hit, "calibrated_seconds": hit["steps"] * m["cost"]["step_ms"] / 1e3}
-
-
-def _to_target(hits: Sequence[Mapping[str, float] | None], counts: Sequence[str] = _COUNTS) -> dict[str, Any]:
-    """Medians over seeds, a miss counting as infinite; the interval is that of the median's order statistics."""
-    reached = [hit for hit in hits if hit is not None]
-    out: dict[str, Any] = {"reached": len(reached), "of": len(hits)}
-    for count in counts:
-        values = sorted(hit[count] for hit in reached) + [math.inf] * (len(hits) - len(reached))
-        middle = plain.median(values) if values else math.inf
-        low, high = _median_interval(values)
-        out[count] = (
-            {"median": middle, "low": low, "high": high if math.isfinite(high) else None}
-            if math.isfinite(middle)
-            else None
-        )
-    return out
-
-
-def _median_interval(ordered: Sequence[float]) -> tuple[float, float]:
-    """The narrowest symmetric order statistics that cover the median with 95 %, or the extremes where n is too small."""
-    n = len(ordered)
-    if n == 0:
-        return math.inf, math.inf
-    k = 0
-    while k + 1 < n / 2 and 1 - 2 * sum(math.comb(n, i) for i in range(k + 2)) / 2**n >= 0.95:
-        k += 1
-    return ordered[k], ordered[n - 1 - k]
-
-
-def _ratio(
-    ours: Sequence[Mapping[str, float] | None], theirs: Sequence[Mapping[str, float] | None], count: str
-) -> dict[str, float] | None:
-    """Geometric mean over seeds of the ratio to tuned AdamW, where both reached the target on every seed."""
-    if not ours or len(ours) != len(theirs):
-        return None
-    logs = []
-    for a, b in zip(ours, theirs, strict=True):
-        if a is None or b is None or a[count] <= 0 or b[count] <= 0:
-            return None
-        logs.append(math.log(a[count] / b[count]))
-    interval = interval_of_mean(logs)
-    assert interval is not None
-    return {"estimate": math.exp(interval.estimate), "low": math.exp(interval.low), "high": math.exp(interval.high)}
-
-
 def _ranking(spec: StudySpec, found: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     """Scores over tasks, from gradient evaluations to the target of RANKED; None with fewer than two tasks that have one."""
     times: dict[str, dict[str, list[float]]] = {method: {} for method in spec.methods}
-    budgets = {}
+    budgets, bases = {}, set()
     for t in found:
         finished = all(len(m["runs"]) == spec.num_seeds or (m["best"] is None and m["trials"]) for m in t["methods"])
         value = next((x["value"] for x in t["targets"] if x["share"] == RANKED), None)
         if not finished or value is None:
             continue
+        bases.add(base_of(t["reference"]))
         budgets[t["name"]] = float(t["steps"])
         for m in t["methods"]:
-            hits = [_hit(t["metric"]["minimize"], r, value) for r in m["runs"]] or [None] * spec.num_seeds
-            times[m["name"]][t["name"]] = [math.inf if h is None else h["gradient_evaluations"] for h in hits]
-    if len(budgets) < 2:
+            hits = [hit(t["metric"]["minimize"], r, value) for r in m["runs"]] or [None] * spec.num_seeds
+            times[m["name"]][t["name"]] = [math.inf if x is None else x["gradient_evaluations"] for x in hits]
+    if len(bases) < 2:  # batch sizes of one task are not several tasks
         return None
     basis = (
         f"gradient evaluations until {100 * RANKED:g} % of the gap that tuned {ANCHOR} closes, median over seeds, on "
         f"{len(budgets)} tasks; a miss counts as {MISS:g} budgets; intervals resample tasks and seeds"
     )
     return {"basis": basis, **ranking(times, ANCHOR, budgets)}
-
-
-def _comparisons(task: Task, methods: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """All pairs: difference of finals a - b in the metric's unit, exact test, Holm over the task's pairs."""
-    minimize = task.metric.minimize
-    pairs = list(combinations(methods, 2))
-    costs = {m["name"]: worst_last([r["final"] for r in m["runs"]], minimize) for m in methods}
-    diffs = [differences(costs[a["name"]], costs[b["name"]]) for a, b in pairs]
-    ps = [sign_flip(d) for d in diffs]
-    rows = []
-    for (a, b), d, p, adjusted in zip(pairs, diffs, ps, holm(ps), strict=True):
-        interval = interval_of_mean(d if minimize else -d)
-        apart = adjusted <= ALPHA and (interval is None or interval.excludes(0.0))
-        ahead = a if _leads(d) else b
-        wins = int((d < 0).sum()) if ahead is a else int((d > 0).sum())
-        row: dict[str, Any] = {
-            "a": a["name"],
-            "b": b["name"],
-            "difference": _interval(interval),
-            "p": p,
-            "p_holm": adjusted,
-            "smallest_p": min(1.0, len(pairs) * smallest_p(len(d))),
-            "told_apart": apart,
-            "better": ahead["name"] if apart else None,
-            "leads": ahead["name"] if np.any(d != 0) else None,
-            "wins": [wins, len(d)],
-            "n": len(d),
-            "seeds_needed": None if apart else seeds_needed(d, len(pairs)),
-            "correlation": _correlation(costs[a["name"]], costs[b["name"]]),
-        }
-        rows.append({**row, "text": sentence(row, task.name, task.metric.unit)})
-    return rows
-
-
-def _leads(d: np.ndarray) -> bool:
-    """Whether a leads: by the mean difference, or by the number of seeds where one is infinite."""
-    return bool(d.mean() < 0) if np.isfinite(d).all() else bool((d < 0).sum() > (d > 0).sum())
-
-
-def _correlation(x: Sequence[float], y: Sequence[float]) -> float | None:
-    a, b = np.asarray(x), np.asarray(y)
-    if len(a) < 3 or not np.isfinite([a, b]).all() or a.std() == 0 or b.std() == 0:
-        return None
-    return float(np.corrcoef(a, b)[0, 1])
-
-
-def _interval(interval: Interval | None) -> dict[str, float] | None:
-    return None if interval is None else {"estimate": interval.estimate, "low": interval.low, "high": interval.high}
 
 
 def _middle(values: Sequence[float | None]) -> float | None:

@@ -24,9 +24,12 @@ from typing import Any
 import torch
 
 from fallline.core.errors import FalllineError
+from fallline.lab.entries import load_entry
+from fallline.lab.halving import train_halving
+from fallline.lab.noise import train_and_measure
 from fallline.lab.population import Alone, train_population
 from fallline.lab.run import RunSpec, train
-from fallline.tasks import Task, load
+from fallline.tasks import Task
 
 __all__ = ["RunFailed", "Workers", "keep_memory"]
 
@@ -76,7 +79,8 @@ class Workers:
         """Queue groups of runs of one task and method; they start as workers become free."""
         for group in groups:
             kind = (group[0].task, group[0].method)
-            self._queue.extend([((spec,), 1) for spec in group] if kind in self.alone else [(tuple(group), 1)])
+            split = kind in self.alone and group[0].purpose != "prune"
+            self._queue.extend([((spec,), 1) for spec in group] if split else [(tuple(group), 1)])
 
     def __iter__(self) -> Iterator[tuple[RunSpec, dict[str, Any]]]:
         """Finished runs until the queue is empty; runs may be submitted meanwhile. Raises RunFailed."""
@@ -116,7 +120,7 @@ class Workers:
         process = self._members.pop(dead)
         process.join()
         dead.close()
-        if attempt >= _ATTEMPTS and len(group) == 1:
+        if attempt >= _ATTEMPTS and (len(group) == 1 or group[0].purpose == "prune"):
             raise RunFailed(
                 f"The process of the run '{group[0].command}' died twice (exit code {process.exitcode}). Expected it to finish; "
                 f"the usual cause is too little memory. Use --workers 1 or a smaller model, and repeat the command."
@@ -155,7 +159,7 @@ def _work(pipe: Connection, tasks: dict[str, Task | None], inherited: list[Conne
         try:
             task = tasks[group[0].task]
             if task is None:
-                task = tasks[group[0].task] = load(group[0].task)
+                task = tasks[group[0].task] = load_entry(group[0].task)
             reply = _trained(task, group)
         except Exception:
             reply = ("error", "".join(traceback.format_exc(limit=-4)).strip())
@@ -166,6 +170,10 @@ def _work(pipe: Connection, tasks: dict[str, Task | None], inherited: list[Conne
 
 
 def _trained(task: Task, group: tuple[RunSpec, ...]) -> tuple[str, Any]:
+    if group[0].purpose == "noise":
+        return "done", [train_and_measure(task, spec) for spec in group]
+    if group[0].purpose == "prune":
+        return "done", train_halving(task, group)
     if len(group) == 1:
         return "done", [train(task, group[0])]
     try:

@@ -9,6 +9,7 @@ from functools import cached_property, lru_cache
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
+from fallline.lab.entries import base_of
 from fallline.report import words
 from fallline.report.cost import draw_cost, run_seconds
 from fallline.report.curves import Band, band, draw_curves
@@ -91,7 +92,8 @@ class View:
     def command(self) -> str:
         """What makes this task's part of the study, and with it every figure of it."""
         _, _, options = self.results.study.command.partition(" --methods ")
-        return f"fallline compare {shlex.quote(self.task.reference or self.task.name)} --methods {options}"
+        task = base_of(self.task.reference or self.task.name)  # options name the batch sizes
+        return f"fallline compare {shlex.quote(task)} --methods {options}"
 
     @cached_property
     def sample(self) -> str:

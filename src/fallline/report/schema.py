@@ -257,6 +257,12 @@ class Method(Part):
     tunability: Tunability | None = None
 
 
+class Withheld(Edge):
+    """The edge of the worse method's space beyond which the difference could close, and the study that would tell."""
+
+    command: str
+
+
 class Comparison(Part):
     """Two methods on the same seeds; ``difference`` is a minus b in the metric."""
 
@@ -272,6 +278,7 @@ class Comparison(Part):
     n: int
     seeds_needed: int | None
     text: str
+    withheld: Withheld | None = None
 
 
 class Verdict(Part):

@@ -15,7 +15,7 @@ from fallline.core.transform import Chain
 from fallline.lab.population.stack import Alone, Stack, Survey, made, survey
 from fallline.lab.population.state import State, structure
 from fallline.lab.population.update import Update, make_update
-from fallline.lab.run import RunSpec, Spent, _Record, chain_of, initial_metric, step_on
+from fallline.lab.run import Record, RunSpec, Spent, chain_of, initial_metric, step_on
 from fallline.tasks import Task
 
 __all__ = ["ROOM", "chunks", "train_population"]
@@ -92,7 +92,7 @@ class _Population:
         self.stack = Stack(task, [spec.seed for spec in specs], found)
         self.state = State.create(self.stack.params, chains, self.stack.seeds, specs[0].steps)
         self.update: Update | None = None
-        self.records = [_Record(task, spec) for spec in specs]
+        self.records = [Record(task, spec) for spec in specs]
         self.rows = list(range(len(specs)))  # the run of every row of the stack
         self.refused = [0] * len(specs)  # steps in a row without a finite gradient, by run
         self.began = began
