@@ -185,7 +185,10 @@ class View:
         return rows if any(len(row) > 1 for row in rows) else [panels] if panels else []
 
     def drawn(self, panel: Panel) -> Markup | None:
-        return _safe(panel.picture, f"{self.id}-{panel.method}-{panel.hyper}")
+        every = [p for row in self.panels for p in row]
+        return _safe(
+            panel.picture, f"{self.id.replace('task-', 't')}p{every.index(panel)}"
+        )  # short: they stand there often
 
     @cached_property
     def seeds(self) -> list[int]:

@@ -48,6 +48,7 @@ def _panel(task: Task, m: Method, name: str, look: Look, log: bool, ends: tuple[
     fig, axes = figure(WIDTH, HEIGHT, left=46, right=10, top=26, bottom=38)
     where.set(axes, [x for x, _ in points])
     set_metric_axis(axes, "y", log, ends)
+    axes.minorticks_off()  # small panels, and many of them
     axes.set_title(m.name, color=look.colour)
     axes.set_xlabel(where.label)
     line = look.dash if len(m.tuned) == 1 else ""  # several vary at once: a line would join strangers
