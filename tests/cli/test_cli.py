@@ -48,6 +48,7 @@ def test_help_is_quick_because_torch_stays_out():
         (["compare", "digits-mlp", "--space", "adamw.lr=fast"], "'fast' is not a range"),
         (["compare", "nowhere:make_task"], "nowhere"),
         (["compare"], "No task was given"),
+        (["compare", "--suite", "tinny"], "Unknown suite 'tinny'. Did you mean tiny"),
         (["comparee"], "Did you mean"),
         (["methods", "lionn"], "Did you mean lion"),
         (["run", "digits-mlp", "--method", "sdg"], "Unknown method 'sdg'. Did you mean"),
@@ -123,6 +124,28 @@ def test_catalogue_pages(capsys):
     text = capsys.readouterr().out
     for expected in ("arXiv:1908.03265", f"{len(METHODS)} methods", "digits-mlp", "3 of 3 claims hold"):
         assert expected in text
+
+
+def test_suites_are_lists_of_tasks_in_one_place(capsys, monkeypatch, tmp_path):
+    from fallline.cli import study
+    from fallline.tasks import SUITES, TASKS
+
+    assert set(SUITES["tiny"]) < set(SUITES["core"]) < set(SUITES["all"]) == set(TASKS)
+    assert main(["tasks"]) == 0
+    text = capsys.readouterr().out
+    for name in ("tiny", "core"):
+        assert f"--suite {name:<6}{', '.join(SUITES[name])}\n" in text
+    asked = []
+    monkeypatch.setattr(study, "_run", lambda spec, folder, workers: asked.append((spec, folder)) or 0)
+    assert main(["compare", "--suite", "tiny"]) == 0
+    assert main(["compare", SMALL, "--suite", "tiny", "--methods", "sgd"]) == 0
+    (spec, folder), (mixed, other) = asked
+    assert spec.tasks == SUITES["tiny"]
+    assert spec.methods == ("adamw", "nesterov", "lion", "muon")
+    assert str(folder) == "fallline-tiny-quick"
+    assert mixed.tasks == (SMALL, *SUITES["tiny"])
+    assert mixed.methods == ("adamw", "nesterov", "sgd")
+    assert str(other) == "fallline-small-tiny-quick"
 
 
 def test_the_card_of_a_task_says_all_there_is_to_know(capsys):

@@ -315,6 +315,62 @@ def _verdict(task: dict[str, Any], n: int) -> dict[str, Any]:
     }
 
 
+def suite(num_tasks: int = 12, trusted: bool = True, exploratory: bool = False, **changes: Any) -> dict[str, Any]:
+    """A study over many tasks with every optional part: targets, tunability, ranking, clock."""
+    names = [f"{'digits' if i % 3 == 0 else 'fashion'}-{i}" for i in range(num_tasks)]
+    made = study(**{"methods": "adamw nesterov lion sgd muon lamb", "tasks": " ".join(names), **changes})
+    rng = random.Random(1)
+    for t in made["tasks"]:
+        t |= {
+            "reference": t["name"], "initial": 4 * t["target"], "noise_scale": {"early": 310.5, "late": 1900.0}, "exploratory": exploratory,
+            "targets": [{"share": s, "value": t["target"] * (4 - 3 * s)} for s in (0.8, 0.95, 1.0)],
+            "what_would_change": [f"18 more seeds could tell the first two apart on {t['name']}."],
+        }  # fmt: skip
+        for m in t["methods"]:
+            _enrich(rng, m, t["metric"]["minimize"])
+    made["clock"] = {"trusted": trusted, "why": "load 0.4 to 1.9 on 2 cores." if trusted else "load 7.9 on 2 cores."}
+    if num_tasks > 1:
+        made["ranking"] = _ranking(rng, made)
+    return made
+
+
+def _enrich(rng, m, minimize) -> None:
+    hit = {k: v for k, v in m["to_target"].items() if k != "ratio_to_adamw"}
+    m["to_targets"] = [{**hit, "calibrated_seconds": hit["seconds"]} for _ in range(3)]
+    finals = sorted((x["final"] for x in m["trials"] if x["final"] is not None), reverse=minimize)
+    other = rng.choice(["diverged", "ran"])
+    m["tunability"] = {
+        "expected_best_is": "median" if any(x["final"] is None for x in m["trials"]) else "mean",
+        "expected_best": [[k + 1, x] for k, x in enumerate(finals)],
+        "basin": {"decades": 1.25, "low": 0.001, "high": 0.0178, "at_least": rng.random() < 0.5} if finals else None,
+        "cost": {"trials": len(m["trials"]), "gradient_evaluations": 1080, "seconds": 12.5},
+        "default": {"hyper": {"lr": 0.001}, "final": finals[0], "gap": finals[0] - finals[-1]} if finals else None,
+        "transfer": None if m["name"] == "adamw" or not finals
+        else {"lr": 0.003, "final": finals[0] if other == "ran" else None, "gap": 0.25 if other == "ran" else None},
+    }  # fmt: skip
+
+
+def _ranking(rng, made) -> dict[str, Any]:
+    tasks = [t["name"] for t in made["tasks"]]
+    methods = [m["name"] for m in made["tasks"][0]["methods"]]
+    scores = {m: 1.0 if m == "adamw" else rng.uniform(0.3, 2.0) for m in methods}
+    order = sorted(methods, key=lambda m: -scores[m])
+    return {
+        "basis": "time to the 95 % target, in steps",
+        "profile": {m: [[1.0 + 0.4 * k + 0.1 * i, (k + 1) / len(tasks)] for k in range(len(tasks) - i)] for i, m in enumerate(order)},
+        "scores": {
+            m: {"anchored": {"estimate": x, "low": 0.8 * x, "high": 1.3 * x}, "algoperf": x / 2, "algoperf_trapezoid": x / 2 + 0.001}
+            for m, x in scores.items()
+        },
+        "p_best": {m: round(0.5**i / 2 + 0.01, 4) for i, m in enumerate(order)},
+        "order": order,
+        "order_algoperf": order,
+        "without_method": {m: [n for n in order if n != m] for m in methods if m != "adamw"},
+        "without_task": {t: order if i else [order[1], order[0], *order[2:]] for i, t in enumerate(tasks)},
+        "flips": [f"Without the task {tasks[0]}, {order[1]} comes first, not {order[0]}."],
+    }  # fmt: skip
+
+
 CASES: dict[str, dict[str, Any]] = {
     "demo": study(),
     "four methods": study("adamw nesterov lion sgd", num_seeds=9),
@@ -325,6 +381,10 @@ CASES: dict[str, dict[str, Any]] = {
     "several tuned": study("adamw nesterov lamb", num_seeds=7, num_tuned=3, tasks="digits-mlp"),
     "higher is better": study("adamw nesterov lion", tasks="deep-autoencoder", minimize=False),
     "one method": study("adamw", num_seeds=1, tasks="digits-mlp"),
+    "suite": suite(3, methods="adamw nesterov lion muon"),
+    "two tasks, a clock that is not trusted": suite(2, trusted=False, methods="adamw nesterov lion", lost="lion"),
+    "exploratory": suite(1, exploratory=True, methods="adamw nesterov lion"),
+    "suite with many methods": suite(2, methods=" ".join(["adamw", "nesterov", *(f"method{i}" for i in range(7))])),
     "unfinished": study("adamw nesterov", finished=False),
     "nothing survived": study("adamw nesterov", lost="adamw nesterov", tasks="digits-mlp"),
     "many": study(" ".join(["adamw", "nesterov", *(f"method{i}" for i in range(15))]), num_seeds=5, tasks="digits-mlp"),

@@ -80,7 +80,7 @@ def _slots(entry: Method) -> str:
 
 def print_tasks() -> int:
     """One row per task, without loading any data."""
-    from fallline.tasks import TASKS
+    from fallline.tasks import SUITES, TASKS
 
     table = _table("task", "what", "data", "batch", "steps", "metric", "target")
     for entry in TASKS.values():
@@ -90,7 +90,10 @@ def print_tasks() -> int:
         )  # fmt: skip
     out = console()
     out.print(table)
-    out.print("fallline tasks NAME prints a task's card.")
+    for name, members in SUITES.items():
+        told = "every task" if len(members) == len(TASKS) else ", ".join(members)
+        out.print(Text(f"--suite {name:<6}{told}"), soft_wrap=not out.is_terminal)
+    out.print("\nfallline tasks NAME prints a task's card.")
     out.print("Your own: fallline compare my_module:make_task, where make_task() returns a fallline.tasks.Task.")
     return 0
 

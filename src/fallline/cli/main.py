@@ -26,6 +26,7 @@ app.command(bench)
 
 Budget = Literal["quick", "standard", "thorough"]
 Engine = Literal["local", "ray"]
+Format = Literal["csv", "json", "parquet", "tensorboard", "optuna", "figures"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -69,7 +70,8 @@ def demo(*, out: Path = Path("fallline-demo"), workers: int = 2) -> int:
 @app.command
 def compare(
     *tasks: str,
-    methods: str = "adamw,nesterov,lion",
+    suite: str | None = None,
+    methods: str | None = None,
     budget: Budget = "quick",
     seeds: int | None = None,
     out: Path | None = None,
@@ -88,8 +90,10 @@ def compare(
     ----------
     tasks
         One or more of `fallline tasks`, or your own: `my_module:make_task` or `path/to/file.py:make_task`.
+    suite
+        A list of tasks by name: tiny, core or all. `fallline tasks` shows them.
     methods
-        Methods to compare, separated by commas; `all` and `all-first-order` take every one, a family as `adaptive` (or
+        Methods to compare, separated by commas; by default adamw,nesterov,lion, and muon too on a suite. `all` and `all-first-order` take every one, a family as `adaptive` (or
         `all-sgd`, where a method has the family's name) its members. Tuned AdamW and Nesterov are always included.
     budget
         quick: 8 trials a method at 30 % of the steps; standard: 16; thorough: 32, both at all steps.
@@ -114,15 +118,15 @@ def compare(
     address
         Of a running Ray cluster, as `auto` or `10.0.0.5:6379`; without it Ray uses this machine alone.
     """
-    from fallline.cli.study import compare_and_report, ranges_of_file
+    from fallline.cli.study import compare_and_report, named_tasks, ranges_of_file
     from fallline.lab.engines import EngineChoice
 
     ranges = [*ranges_of_file(spaces), *space]
-    out = out or Path("-".join(["fallline", *(Path(t.partition(":")[0]).stem for t in tasks), budget]))
+    named, chosen = named_tasks(tasks, suite)
+    methods = methods or ("adamw,nesterov,lion,muon" if suite else "adamw,nesterov,lion")
+    out = out or Path("-".join(["fallline", *named, budget]))
     choice = EngineChoice(engine, workers, address)
-    return compare_and_report(
-        list(tasks), methods.split(","), budget, seeds, out, ranges, choice, extras, batch_size, prune
-    )
+    return compare_and_report(chosen, methods.split(","), budget, seeds, out, ranges, choice, extras, batch_size, prune)
 
 
 @app.command
@@ -159,6 +163,44 @@ def report(folder: Path) -> int:
     from fallline.cli.study import report_again
 
     return report_again(folder)
+
+
+@app.command
+def export(folder: Path, *, to: Format, out: Path | None = None) -> int:
+    """Write a study in the format of another tool, complete or not.
+
+    Parameters
+    ----------
+    folder
+        The study's folder.
+    to
+        csv, json; parquet (runs and curves); tensorboard (event files); optuna (a storage with a study per task and method);
+        figures (the report's figures as SVG and PDF).
+    out
+        Folder to write to; by default the study's own.
+    """
+    from fallline.cli.export import export_study
+
+    return export_study(folder, to, out)
+
+
+@app.command
+def watch(folder: Path, *, every: float = 1.0) -> int:
+    """Show how far a study is, while another process runs it or after: trials, fresh seeds, best so far, time left.
+
+    On a terminal it stays until the study is finished; Ctrl-C leaves, and the study goes on. To watch a training loop of your
+    own, see `fallline.watch` in Python (docs/diagnose.md).
+
+    Parameters
+    ----------
+    folder
+        The study's folder.
+    every
+        Seconds between two looks.
+    """
+    from fallline.cli.watch import watch_study
+
+    return watch_study(folder, every)
 
 
 @app.command

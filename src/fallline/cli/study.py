@@ -19,10 +19,11 @@ from fallline.lab.engines import EngineChoice
 from fallline.lab.entries import load_entry
 from fallline.lab.statistics import default_num_seeds
 from fallline.lab.study import engine_of
-from fallline.tasks import Task
+from fallline.tasks import Task, suite
 
 __all__ = [
     "compare_and_report",
+    "named_tasks",
     "ranges_of_file",
     "report_again",
     "resume_and_report",
@@ -47,6 +48,14 @@ def compare_and_report(
     """Validate, run what is missing, print the verdict, write the report."""
     spec = make_spec(tasks, methods, budget, seeds, _spaces(ranges), extras, _batch_sizes(batch_size), prune)
     return _run(spec, folder, choice)
+
+
+def named_tasks(tasks: Sequence[str], suite_name: str | None) -> tuple[list[str], list[str]]:
+    """What the study's folder is named after, and all its tasks: those given and those of the suite."""
+    names = [Path(t.partition(":")[0]).stem for t in tasks]
+    if suite_name is None:
+        return names, list(tasks)
+    return [*names, suite_name], [*tasks, *suite(suite_name)]
 
 
 def resume_and_report(folder: Path, engine: str | None, workers: int | None, address: str | None) -> int:

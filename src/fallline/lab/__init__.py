@@ -8,6 +8,7 @@ results = run_study(make_spec(["digits-mlp"], ["lion"]), Path("out"))
 from fallline.lab.claims import run_claims
 from fallline.lab.design import BUDGETS
 from fallline.lab.population import Alone, train_population
+from fallline.lab.reading import Finished, Snapshot, read_study
 from fallline.lab.run import RunSpec, train
 from fallline.lab.study import BASELINES, Event, Interrupted, StudySpec, load_study, make_spec, run_study
 from fallline.lab.summary import write_results
@@ -17,11 +18,14 @@ __all__ = [
     "BUDGETS",
     "Alone",
     "Event",
+    "Finished",
     "Interrupted",
     "RunSpec",
+    "Snapshot",
     "StudySpec",
     "load_study",
     "make_spec",
+    "read_study",
     "run_claims",
     "run_study",
     "train",

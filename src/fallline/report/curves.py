@@ -6,16 +6,12 @@ import math
 import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from fallline.report.axes import label_ends, limits, set_metric_axis, wants_log
 from fallline.report.palette import ROLES, Look
 from fallline.report.schema import Method, Task
-from fallline.report.svg import drawing, figure, inline
+from fallline.report.svg import Picture, drawing, figure, stamp
 from fallline.report.words import number
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["Band", "band", "draw_curves"]
 
@@ -54,8 +50,8 @@ def band(method: Method, minimize: bool) -> Band:
     )
 
 
-def draw_curves(task: Task, styles: dict[str, Look], prefix: str) -> str | None:
-    """The figure as SVG, or None before any fresh seed has run."""
+def draw_curves(task: Task, styles: dict[str, Look], mark: str = "") -> Picture | None:
+    """The figure with that watermark, or None before any fresh seed has run."""
     bands = {m.name: band(m, task.metric.minimize) for m in task.methods if m.runs}
     bands = {name: b for name, b in bands.items() if b.steps}
     if not bands:
@@ -92,7 +88,8 @@ def draw_curves(task: Task, styles: dict[str, Look], prefix: str) -> str | None:
         text = (
             f"Learning curves on {task.name}: {task.metric.label} against the training step. {'; '.join(parts)}.{aim}"
         )
-        return inline(fig, prefix, text)
+        stamp(fig, mark)
+        return Picture(fig, text)
 
 
 def _decisive(bands: Iterable[Band]) -> list[float]:

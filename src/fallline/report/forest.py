@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from fallline.report.axes import limits, set_metric_axis, wants_log
 from fallline.report.palette import ROLES, Look
 from fallline.report.schema import Method, Task
-from fallline.report.svg import drawing, figure, inline
+from fallline.report.svg import Picture, drawing, figure, stamp
 from fallline.report.words import interval
 
 if TYPE_CHECKING:
@@ -30,8 +30,8 @@ def _rank(m: Method, minimize: bool) -> tuple[int, int, float]:
     return 0, m.final.diverged, middle if minimize else -middle
 
 
-def draw_forest(task: Task, styles: dict[str, Look], prefix: str) -> str | None:
-    """The figure as SVG, or None before any fresh seed has run."""
+def draw_forest(task: Task, styles: dict[str, Look], mark: str = "") -> Picture | None:
+    """The figure with that watermark, or None before any fresh seed has run."""
     methods = [m for m in ranked(task) if m.runs]
     finals = {m.name: [r.final for r in m.runs if r.final is not None] for m in methods}
     shown = [x for values in finals.values() for x in values]
@@ -55,7 +55,8 @@ def draw_forest(task: Task, styles: dict[str, Look], prefix: str) -> str | None:
         lead = methods[0]
         if lead.final and lead.final.mean is not None:
             axes.axvline(lead.final.mean, color=ROLES["rule"], linewidth=0.9, zorder=0)
-        return inline(fig, prefix, _words(task, methods))
+        stamp(fig, mark)
+        return Picture(fig, _words(task, methods))
 
 
 def _row(axes: Axes, row: int, m: Method, finals: list[float], look: Look) -> None:

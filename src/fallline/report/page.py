@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Mapping
+import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
+from fallline.lab.entries import base_of
 from fallline.report import words
+from fallline.report.cost import draw_cost, run_seconds
 from fallline.report.curves import Band, band, draw_curves
 from fallline.report.forest import draw_forest, ranked
+from fallline.report.headline import headline, marks
 from fallline.report.limits import limitations
 from fallline.report.palette import Look, looks
-from fallline.report.schema import Method, Results, Task, check
+from fallline.report.profile import draw_profile, draw_speedups
+from fallline.report.schema import Method, Results, Task, ToTarget, check
 from fallline.report.sensitivity import Panel, draw_sensitivity
+from fallline.report.styles import share_styles
+from fallline.report.svg import Picture
+from fallline.report.tunability import draw_best_of, expected_best
 from fallline.report.validity import Light, crowded, lights
 
 if TYPE_CHECKING:
@@ -39,13 +46,17 @@ def render(results: Mapping[str, Any]) -> str:
     """
     r = check(results)
     styles = looks(m.name for t in r.tasks for m in t.methods)
-    return (
+    return share_styles(
         environment()
         .get_template("report.html.j2")
         .render(
             r=r,
             title=title(r),
             tasks=[View(r, t, styles, f"task-{i}") for i, t in enumerate(r.tasks)],
+            overall=Overall(r, styles),
+            headline=headline(r),
+            mark=marks(r),
+            seconds=r.clock is None or r.clock.trusted,
             styles=styles,
             verdict_words=VERDICT_WORDS,
             limitations=limitations(r),
@@ -58,13 +69,10 @@ def render(results: Mapping[str, Any]) -> str:
 def title(r: Results) -> str:
     """Who was compared on what: "adamw, lion and nesterov on digits-mlp"."""
     methods = list(dict.fromkeys(m.name for t in r.tasks for m in t.methods))
-    who = enumeration(methods) if len(methods) <= 5 else f"{len(methods)} methods"
-    return f"{who or 'No methods'} on {enumeration([t.name for t in r.tasks]) or 'no tasks'}"
-
-
-def enumeration(names: list[str]) -> str:
-    """``a, b and c``."""
-    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+    tasks = [t.name for t in r.tasks]
+    who = words.enumeration(methods) if len(methods) <= 5 else f"{len(methods)} methods"
+    where = words.enumeration(tasks) if len(tasks) <= 4 else f"{len(tasks)} tasks"
+    return f"{who or 'No methods'} on {where or 'no tasks'}"
 
 
 @dataclass(frozen=True)
@@ -77,8 +85,42 @@ class View:
     id: str
 
     @cached_property
+    def mark(self) -> str:
+        return marks(self.results, self.task)
+
+    @cached_property
+    def command(self) -> str:
+        """What makes this task's part of the study, and with it every figure of it."""
+        _, _, options = self.results.study.command.partition(" --methods ")
+        task = base_of(self.task.reference or self.task.name)  # options name the batch sizes
+        return f"fallline compare {shlex.quote(task)} --methods {options}"
+
+    @cached_property
+    def sample(self) -> str:
+        """How many seeds stand behind the figures: ``n = 7 seeds (1 to 7)``."""
+        return _sample(self.seeds)
+
+    @cached_property
+    def trials(self) -> str:
+        """How many trials stand behind the figures on tuning."""
+        counts = sorted({len(m.trials) for m in self.task.methods})
+        how_many = f"{counts[0]} trials" if len(counts) == 1 else f"{counts[0]} to {counts[-1]} trials"
+        return f"n = {how_many} a method, one seed ({self.results.study.tuning_seed})"
+
+    @cached_property
     def lights(self) -> list[Light]:
         return lights(self.results, self.task)
+
+    @property
+    def noise(self) -> str:
+        """The gradient noise scale in words, or nothing."""
+        held = self.task.noise_scale or {}
+        return ", ".join(f"{k.replace('_', ' ')} {words.number(v, 2)}" for k, v in held.items() if _is_number(v))
+
+    @property
+    def weak(self) -> bool:
+        """Whether anything that was checked weakens the verdict."""
+        return any(light.state == "bad" for light in self.lights)
 
     @cached_property
     def ranked(self) -> list[Method]:
@@ -91,18 +133,62 @@ class View:
 
     @cached_property
     def forest(self) -> Markup | None:
-        return _safe(draw_forest(self.task, self.styles, f"{self.id}-forest"))
+        return _safe(draw_forest(self.task, self.styles, self.mark), f"{self.id}-forest")
 
     @cached_property
     def curves(self) -> Markup | None:
-        return _safe(draw_curves(self.task, self.styles, f"{self.id}-curves"))
+        return _safe(draw_curves(self.task, self.styles, self.mark), f"{self.id}-curves")
+
+    @cached_property
+    def best_of(self) -> Markup | None:
+        return _safe(draw_best_of(self.task, self.styles, self.mark), f"{self.id}-best-of")
+
+    @cached_property
+    def best_of_rows(self) -> list[tuple[int, list[float | None]]]:
+        """One row for every number of trials, one value per method."""
+        lines = {name: dict(points) for name, points in expected_best(self.task).items()}
+        return [
+            (k, [line.get(k) for line in lines.values()]) for k in sorted({k for line in lines.values() for k in line})
+        ]
+
+    @property
+    def best_of_names(self) -> list[str]:
+        return list(expected_best(self.task))
+
+    @cached_property
+    def tuned(self) -> list[Method]:
+        """The methods whose tunability is known, best first."""
+        return [m for m in self.ranked if m.tunability is not None]
+
+    @cached_property
+    def cost(self) -> Markup | None:
+        return _safe(draw_cost(self.task, self.styles, self.mark), f"{self.id}-cost")
+
+    @cached_property
+    def targeted(self) -> list[Method]:
+        """The methods with times to every one of the task's targets, best first."""
+        n = len(self.task.targets)
+        return [m for m in self.ranked if n and len(m.to_targets) == n]
+
+    def calibrated(self) -> bool:
+        """Whether any time to a target is given in calibrated seconds."""
+        return any(hit.calibrated_seconds is not None for m in self.targeted for hit in m.to_targets)
+
+    def hits(self, m: Method) -> list[ToTarget]:
+        return m.to_targets
 
     @cached_property
     def panels(self) -> list[list[Panel]]:
         """The panels of the sensitivity figure: a row per method, or one row for all where each has a single panel."""
-        panels = draw_sensitivity(self.task, self.styles, f"{self.id}-tuning")
+        panels = draw_sensitivity(self.task, self.styles, self.mark)
         rows = [list(row) for _, row in groupby(panels, key=lambda panel: panel.method)]
         return rows if any(len(row) > 1 for row in rows) else [panels] if panels else []
+
+    def drawn(self, panel: Panel) -> Markup | None:
+        every = [p for row in self.panels for p in row]
+        return _safe(
+            panel.picture, f"{self.id.replace('task-', 't')}p{every.index(panel)}"
+        )  # short: they stand there often
 
     @cached_property
     def seeds(self) -> list[int]:
@@ -141,13 +227,66 @@ class View:
         own = 100 * min(m.cost.optimizer_ms, m.cost.step_ms) / slowest
         rest = 100 * m.cost.step_ms / slowest - own
         part = round(100 * m.cost.optimizer_ms / m.cost.step_ms)
-        bar = '<span class="bar" aria-hidden="true"><i style="width: {}%"></i><i style="width: {}%"></i></span> {} %'
+        bar = '<span class="nw"><span class="bar" aria-hidden="true"><i style="width: {}%"></i><i style="width: {}%"></i></span> {} %</span>'
         return markup(bar, f"{rest:.1f}", f"{own:.1f}", part)
 
     def train_seconds(self, m: Method) -> str:
         """CPU seconds of one full run: the median over the seeds that finished."""
-        values = [run.train_seconds for run in m.runs if run.train_seconds is not None and run.status == "done"]
-        return quantity(statistics.median(values), 3) if values else words.ABSENT
+        return quantity(run_seconds(m), 3)
+
+
+@dataclass(frozen=True)
+class Overall:
+    """What the template shows of all tasks together."""
+
+    results: Results
+    styles: dict[str, Look]
+
+    @cached_property
+    def methods(self) -> list[str]:
+        """All methods, in the order of the ranking where there is one."""
+        names = dict.fromkeys(m.name for t in self.results.tasks for m in t.methods)
+        order = self.results.ranking.order if self.results.ranking else []
+        return list(dict.fromkeys([*(n for n in order if n in names), *names]))
+
+    @cached_property
+    def sample(self) -> str:
+        return f"{len(self.results.tasks)} tasks, {_sample(self.results.study.seeds)}"
+
+    @cached_property
+    def speedups(self) -> Markup | None:
+        r = self.results.ranking
+        if r is None:
+            return None
+        return _safe(draw_speedups(r, self.styles, len(self.results.tasks), marks(self.results)), "speedups")
+
+    @cached_property
+    def profile(self) -> Markup | None:
+        r = self.results.ranking
+        if r is None:
+            return None
+        return _safe(draw_profile(r, self.styles, len(self.results.tasks), marks(self.results)), "profile")
+
+    def final(self, task: Task, name: str) -> str:
+        """A method's final metric on a task, with a star where it is among the best."""
+        m = next((m for m in task.methods if m.name == name), None)
+        if m is None or m.final is None or not m.runs:
+            return words.ABSENT
+        middle = m.final.median if m.final.mean is None else m.final.mean
+        star = markup(' <span class="star">★</span>') if name in task.verdict.best else ""
+        return markup("{}{}", "diverged" if middle is None else quantity(middle, 4), star)
+
+
+def _is_number(x: object) -> bool:
+    return isinstance(x, int | float) and not isinstance(x, bool)
+
+
+def _sample(seeds: Sequence[int]) -> str:
+    if not seeds:
+        return "n = 0 seeds"
+    if len(seeds) == 1:
+        return f"n = 1 seed ({seeds[0]})"
+    return f"n = {len(seeds)} seeds ({min(seeds)} to {max(seeds)})"
 
 
 def _why_absent(m: Method) -> str:
@@ -160,11 +299,11 @@ def _band_cell(b: Band, step: float) -> str:
     if step not in b.steps:
         return words.ABSENT
     i = b.steps.index(step)
-    low, high = quantity(b.low[i], 4), quantity(b.high[i], 4)
     middle = b.median[i]
-    return markup(
-        "{} <span class='ci'>[{}, {}]</span>", "diverged" if middle is None else quantity(middle, 4), low, high
-    )
+    return markup(  # no exact values here: they are many, and results.json holds them
+        "{} <span class='ci'>[{}, {}]</span>",
+        "diverged" if middle is None else words.number(middle, 4), words.number(b.low[i], 4), words.number(b.high[i], 4),
+    )  # fmt: skip
 
 
 # -- the template's filters: a number's text, with its exact value beside it for machines and tests ----------------------
@@ -203,8 +342,8 @@ def _shorten(text: str, limit: int) -> str:
     return text if len(text) <= limit else text[: limit - 1].rstrip(" ,") + "…"
 
 
-def _safe(svg: str | None) -> Markup | None:
-    return None if svg is None else markup("{}", trusted(svg))
+def _safe(picture: Picture | None, prefix: str) -> Markup | None:
+    return None if picture is None else markup("{}", trusted(picture.inline(prefix)))
 
 
 def trusted(text: str) -> Markup:

@@ -290,6 +290,7 @@ class Verdict(Part):
 
 class Task(Part):
     name: str
+    reference: str = ""
     summary: str
     parameters: int
     batch_size: int

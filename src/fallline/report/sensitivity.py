@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fallline.report.axes import Coordinate, limits, set_metric_axis, wants_log
 from fallline.report.palette import ROLES, Look
 from fallline.report.schema import Method, Task
-from fallline.report.svg import drawing, figure, inline
+from fallline.report.svg import Picture, drawing, figure, stamp
 from fallline.report.words import hyper, number
 
 __all__ = ["Panel", "draw_sensitivity"]
@@ -21,25 +21,25 @@ class Panel:
 
     method: str
     hyper: str
-    svg: str
+    picture: Picture
     warning: str
 
 
-def draw_sensitivity(task: Task, styles: dict[str, Look], prefix: str) -> list[Panel]:
+def draw_sensitivity(task: Task, styles: dict[str, Look], mark: str = "") -> list[Panel]:
     """A panel for every method and tuned hyperparameter; the metric's axis is the same in all of them."""
     finals = [t.final for m in task.methods for t in m.trials if t.final is not None]
     log = wants_log(finals)
     ends = limits(finals, log, 0.07, 0.22)
     with drawing():
         return [
-            _panel(task, m, name, styles[m.name], log, ends, f"{prefix}-{i}-{j}")
-            for i, m in enumerate(task.methods)
-            for j, name in enumerate(m.tuned)
+            _panel(task, m, name, styles[m.name], log, ends, mark)
+            for m in task.methods
+            for name in m.tuned
             if m.trials and name in m.space
         ]
 
 
-def _panel(task: Task, m: Method, name: str, look: Look, log: bool, ends: tuple[float, float], prefix: str) -> Panel:
+def _panel(task: Task, m: Method, name: str, look: Look, log: bool, ends: tuple[float, float], mark: str) -> Panel:
     points = [(float(value), t) for t in m.trials if isinstance(value := t.hyper.get(name), int | float)]
     points.sort(key=lambda point: point[0])
     done = [(x, t.final) for x, t in points if t.final is not None]
@@ -48,6 +48,7 @@ def _panel(task: Task, m: Method, name: str, look: Look, log: bool, ends: tuple[
     fig, axes = figure(WIDTH, HEIGHT, left=46, right=10, top=26, bottom=38)
     where.set(axes, [x for x, _ in points])
     set_metric_axis(axes, "y", log, ends)
+    axes.minorticks_off()  # small panels, and many of them
     axes.set_title(m.name, color=look.colour)
     axes.set_xlabel(where.label)
     line = look.dash if len(m.tuned) == 1 else ""  # several vary at once: a line would join strangers
@@ -64,7 +65,8 @@ def _panel(task: Task, m: Method, name: str, look: Look, log: bool, ends: tuple[
     if best is not None and best.final is not None:
         axes.plot([where(float(best.hyper[name]))], [best.final], "o", markersize=11, markerfacecolor="none",  # type: ignore[arg-type]
                   markeredgecolor=ROLES["bad" if warning else "ink"], markeredgewidth=1.1, zorder=4)  # fmt: skip
-    return Panel(m.name, name, inline(fig, prefix, _words(task, m, name, best is not None, len(lost))), warning)
+    stamp(fig, mark)
+    return Panel(m.name, name, Picture(fig, _words(task, m, name, best is not None, len(lost))), warning)
 
 
 def _warning(m: Method, name: str) -> str:

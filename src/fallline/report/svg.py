@@ -10,7 +10,9 @@ import io
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from html import escape
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fallline.report.palette import ROLES, VARIABLES
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["drawing", "figure", "inline", "standalone"]
+__all__ = ["Picture", "drawing", "figure", "inline", "light_and_dark", "stamp", "standalone"]
 
 STYLE: dict[Any, Any] = {
     "font.family": ["DejaVu Sans"],  # shipped with matplotlib: the layout is the same on every machine
@@ -56,6 +58,7 @@ STYLE: dict[Any, Any] = {
     "lines.solid_capstyle": "round",
     "svg.fonttype": "none",
     "svg.hashsalt": "fallline",
+    "pdf.fonttype": 42,  # fonts go into the file as TrueType
     "path.simplify_threshold": 0.2,
 }
 
@@ -84,6 +87,61 @@ def figure(width: float, height: float, **margins: float) -> tuple[Figure, Axes]
     return fig, fig.add_axes(box)
 
 
+@dataclass(frozen=True)
+class Picture:
+    """A drawn figure and what it shows in words."""
+
+    figure: Figure
+    label: str
+
+    def inline(self, prefix: str) -> str:
+        """As an element of a page; ids start with ``prefix``."""
+        with drawing():
+            return inline(self.figure, prefix, self.label)
+
+    def standalone(self) -> str:
+        """As an SVG file in the page's colours, light and dark."""
+        with drawing():
+            return standalone(self.figure, self.label)
+
+    def save(self, path: Path) -> None:
+        """As a file, SVG or PDF by its ending, in the light colours; draw the figure anew to use it in a page after that."""
+        _paint(self.figure, {colour: light_and_dark()[0][name[4:-1]] for colour, name in VARIABLES.items()})
+        with drawing():
+            self.figure.savefig(path, metadata={"CreationDate": None} if path.suffix == ".pdf" else {"Date": None})
+
+
+def _paint(fig: Figure, colours: dict[str, str]) -> None:
+    """Put real colours in the place of those that stand for variables, in everything that the figure is made of."""
+    from matplotlib.colors import to_hex, to_rgba
+
+    fig.draw_without_rendering()  # ticks are made when they are first drawn
+
+    def real(held: Any) -> Any:
+        if isinstance(held, str) and held.lower() in ("none", "auto", "inherit", "face"):
+            return held
+        name = colours.get(to_hex(held))
+        return held if name is None else to_rgba(name, to_rgba(held)[3])
+
+    for artist in fig.findobj():
+        for part in ("color", "facecolor", "edgecolor", "markerfacecolor", "markeredgecolor"):
+            get, put = getattr(artist, f"get_{part}", None), getattr(artist, f"set_{part}", None)
+            if get is None or put is None:
+                continue
+            held = get()
+            many = hasattr(held, "ndim") and held.ndim == 2  # of a collection
+            if not many or len(held):
+                put([real(tuple(one)) for one in held] if many else real(held))
+
+
+def stamp(fig: Figure, text: str) -> None:
+    """A watermark across the figure, where what it shows is not final; nothing for an empty text."""
+    if text:
+        size = min(34.0, 110 * fig.get_figwidth() / len(text))  # three quarters of the width
+        fig.text(0.5, 0.52, text.upper(), rotation=18, ha="center", va="center", fontsize=size, alpha=0.16,
+                 color=ROLES["bad"], zorder=9)  # fmt: skip
+
+
 def inline(fig: Figure, prefix: str, label: str) -> str:
     """The figure as one ``<svg>`` element: named for screen readers, its ids starting with ``prefix``."""
     buffer = io.StringIO()
@@ -95,7 +153,7 @@ def inline(fig: Figure, prefix: str, label: str) -> str:
     text = re.sub(r" font-family: [^;\"]*;| transform=\"rotate\(-?0 [^\"]*\"|<defs></defs>", "", text)
     text = re.sub(r'\b(d|x|y|transform|width|height)="([^"]*)"', _round_coordinates, text)
     text = re.sub(r"#0[ab]00[0-9a-f]{2}", lambda m: VARIABLES.get(m[0], m[0]), text)
-    text = re.sub(r">\s+<", "><", text).replace("\n", " ")
+    text = _thin(re.sub(r">\s+<", "><", text).replace("\n", " "))
     width, height = (round(72 * side) for side in fig.get_size_inches())
     opening = (
         f'<svg viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img" '
@@ -106,11 +164,7 @@ def inline(fig: Figure, prefix: str, label: str) -> str:
 
 def standalone(fig: Figure, label: str) -> str:
     """The figure as a file of its own, with the page's colours in light and dark."""
-    from importlib.resources import files
-
-    css = (files("fallline.report") / "templates" / "style.css").read_text(encoding="utf-8")
-    used = {variable[4:-1] for variable in VARIABLES.values()}
-    light, dark = (_declared(part, used) for part in _schemes(css))
+    light, dark = (" ".join(f"{name}: {value};" for name, value in part.items()) for part in light_and_dark())
     style = (
         f"<style>svg {{ {light} background: var(--paper); font-family: 'DejaVu Sans', sans-serif; }} "
         f"@media (prefers-color-scheme: dark) {{ svg {{ {dark} }} }}</style>"
@@ -120,19 +174,46 @@ def standalone(fig: Figure, label: str) -> str:
     return f"{opening.replace('<svg', SVG_OPENING, 1)}>{style}{rest}\n"
 
 
-def _schemes(css: str) -> tuple[str, str]:
-    """The page's style before and after it turns dark."""
+def light_and_dark() -> tuple[dict[str, str], dict[str, str]]:
+    """The colours of figures by the name of their variable, from the page's style."""
+    from importlib.resources import files
+
+    css = (files("fallline.report") / "templates" / "style.css").read_text(encoding="utf-8")
+    used = {variable[4:-1] for variable in VARIABLES.values()}
     light, _, dark = css.partition("prefers-color-scheme: dark")
-    return light, dark
+    return _declared(light, used), _declared(dark, used)
 
 
-def _declared(css: str, names: set[str]) -> str:
+def _declared(css: str, names: set[str]) -> dict[str, str]:
     """The first declaration of each of these variables."""
     found: dict[str, str] = {}
     for name, value in re.findall(r"(--[\w-]+):\s*([^;}]+)[;}]", css):
         if name in names:
             found.setdefault(name, value.strip())
-    return " ".join(f"{name}: {value};" for name, value in found.items())
+    return found
+
+
+def _thin(text: str) -> str:
+    """Without what draws nothing: groups that say nothing, paths without a pen, styles of ticks that their shape has already."""
+    text = re.sub(r'<path [^>]*style="fill: none"/>', "", text)
+    kept: list[str] = []
+    open_groups: list[bool] = []
+    for part in re.split(r"(<g\b[^>]*>|</g>)", text):
+        if part == "</g>":
+            kept.append(part if open_groups.pop() else "")
+        elif part.startswith("<g") and not part.endswith("/>"):
+            open_groups.append(part != "<g>")
+            kept.append(part if open_groups[-1] else "")
+        else:
+            kept.append(part)
+    text = "".join(kept)
+    lines = dict(re.findall(r'<path id="([^"]+)" d="M \S+ \S+ L \S+ \S+" style="([^"]*)"/>', text))
+
+    def tick(match: re.Match[str]) -> str:
+        same = lines.get(match[1]) == re.sub(r"^fill: [^;]*; ", "", match[3])
+        return f'<use href="#{match[1]}"{match[2]}/>' if same else match[0]
+
+    return re.sub(r'<use href="#([^"]+)"([^>]*?) style="([^"]*)"/>', tick, text)
 
 
 def _rename_ids(text: str, prefix: str) -> str:

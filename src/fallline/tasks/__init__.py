@@ -5,9 +5,11 @@ from fallline.tasks.datasets import Batch, Dataset, Tensors, Windows, fetch
 from fallline.tasks.entry import Entry
 from fallline.tasks.evaluate import evaluate
 from fallline.tasks.registry import TASKS, load
+from fallline.tasks.suites import SUITES, suite
 from fallline.tasks.task import Metric, Source, Task
 
 __all__ = [
+    "SUITES",
     "TASKS",
     "Batch",
     "Corpus",
@@ -23,4 +25,5 @@ __all__ = [
     "evaluate",
     "fetch",
     "load",
+    "suite",
 ]
