@@ -17,6 +17,7 @@ from fallline.tasks.fashion_noisy import FASHION_NOISY
 from fallline.tasks.fashion_resnet import FASHION_NFNET, FASHION_RESNET
 from fallline.tasks.fashion_vit import FASHION_VIT
 from fallline.tasks.flights_delay import FLIGHTS_DELAY
+from fallline.tasks.gan_ring import GAN_RING
 from fallline.tasks.matrix_factorisation import MATRIX_FACTORISATION
 from fallline.tasks.pinn_poisson import PINN_POISSON
 from fallline.tasks.quadratic import QUADRATIC
@@ -56,6 +57,7 @@ TASKS = _Registry(
         PINN_POISSON,
         BREAST_CANCER_LOGISTIC,
         FLIGHTS_DELAY,
+        GAN_RING,
         MATRIX_FACTORISATION,
         QUADRATIC,
         ROSENBROCK,

@@ -1,0 +1,257 @@
+"""Find the learning rate of a method on a task: a bracket from short probes, then short runs with the real schedule inside it.
+
+    from fallline.lab import find_rate
+    found = find_rate(load("digits-mlp"), "adamw")
+    found.rate, found.basin, found.confidence
+
+It is for choosing a rate, not for comparing methods: it looks at results while it chooses what to run next.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from fallline.core.errors import InvalidValueError
+from fallline.core.method import METHODS
+from fallline.core.optimizer import Optimizer
+from fallline.lab.bracket import NUM_LOSSES, NUM_PROBES, Bracket, Loop, bracket_of
+from fallline.lab.design import BUDGETS
+from fallline.lab.run import RunSpec, step_on, train
+from fallline.lab.streams import batch_indices, generator, seed_of, seeded
+from fallline.tasks import Task, fetch
+
+__all__ = ["FoundRate", "Trial", "find_rate", "sweep"]
+
+SHARE = 1 / 4  # of the steps, in the first round
+NUM_SEEDS = 3  # in the second
+TOLERANCE = 0.05  # of the best result: what counts as equally good
+ABOVE = 2  # half decades above the edge that are tried, since warm-up and decay carry further than a constant rate
+BELOW = 4  # half decades below it, at least
+FARTHEST = 6  # half decades that the second round may walk beyond the first one's grid
+AGREE = 2.0  # largest ratio of the probes' edges to count as one
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One rate: the share of the steps, and the final metric for each seed, None where it diverged."""
+
+    rate: float
+    share: float
+    finals: tuple[float | None, ...]
+
+    @property
+    def mean(self) -> float | None:
+        """None if any seed diverged."""
+        values = [x for x in self.finals if x is not None]
+        return statistics.fmean(values) if len(values) == len(self.finals) else None
+
+
+@dataclass(frozen=True)
+class FoundRate:
+    """The answer. ``basin`` is the range of rates whose results are as good as the best one's, within 5 % of it or its noise;
+    ``closed`` says for its two ends whether a worse rate was seen beyond. ``rate`` is None where nothing can be told.
+
+    ``confidence`` is "sure", "fairly sure" or "cannot tell", and ``reasons`` says why it is not more.
+    """
+
+    rate: float | None
+    basin: tuple[float, float] | None
+    closed: tuple[bool, bool]
+    bracket: Bracket
+    trials: tuple[Trial, ...]
+    steps: int
+    gradient_evaluations: int
+    confidence: str
+    reasons: tuple[str, ...]
+
+    @property
+    def decades(self) -> float:
+        """The width of the basin; 0 if only one of the rates tried is good."""
+        return math.log10(self.basin[1] / self.basin[0]) if self.basin else 0.0
+
+
+def find_rate(
+    task: Task,
+    method: str,
+    hypers: Mapping[str, float] | None = None,
+    *,
+    steps: int | None = None,
+    seed: int = 0,
+    on_trial: Callable[[Trial], None] = lambda trial: None,
+) -> FoundRate:
+    """The rate of ``method`` on ``task`` for runs of ``steps`` steps (30 % of the task's budget by default).
+
+    ``hypers`` are the other hyperparameters. ``on_trial`` is called after each rate. Raises FalllineError for unknown names, values outside
+    their domain, a rate in ``hypers``, and a loss that is not finite before training.
+    """
+    others = dict(hypers or {})
+    if "lr" in others:
+        raise InvalidValueError(
+            f"find_rate() got lr={others['lr']!r}. The rate is what it looks for. Leave lr out; other hyperparameters may be given."
+        )
+    METHODS[method].check(others)
+    steps = steps or max(1, round(BUDGETS["quick"].step_fraction * task.steps))
+    with torch.random.fork_rng(devices=[]):
+        bracket = bracket_of([_loop(task, method, others, seed + i) for i in range(NUM_PROBES)])
+    spent = bracket.gradient_evaluations
+
+    def run(rate: float, trial_seed: int, share: float) -> float | None:
+        nonlocal spent
+        given = tuple(sorted({**others, "lr": rate}.items()))
+        record = train(task, RunSpec(task.name, method, given, seed + trial_seed, max(1, round(share * steps)), "tune"))
+        spent += record["gradient_evaluations"]
+        final: float | None = record["final"]
+        return final
+
+    if bracket.unclear:
+        return FoundRate(None, None, (False, False), bracket, (), steps, spent, "cannot tell", (bracket.unclear,))
+    trials = sweep(run, bracket, minimise=task.metric.minimize, on_trial=on_trial)
+    return _judged(trials, bracket, task.metric.minimize, steps, lambda: spent)
+
+
+def sweep(
+    run: Callable[[float, int, float], float | None],
+    bracket: Bracket,
+    *,
+    minimise: bool = True,
+    on_trial: Callable[[Trial], None] = lambda trial: None,
+) -> list[Trial]:
+    """Two rounds of successive halving on half decades of the bracket, then a walk until both ends of the basin are seen.
+
+    ``run(rate, seed, share)`` trains with the real schedule over that share of the steps and gives the final metric, or None if it diverged,
+    so it serves a loop of your own as well. The first round takes every rate for a quarter of the steps, the second the
+    better half for all of them on three seeds.
+    """
+
+    def tried(k: int, share: float, seeds: int) -> Trial:
+        trial = Trial(_nice(k), share, tuple(run(_nice(k), seed, share) for seed in range(seeds)))
+        on_trial(trial)
+        return trial
+
+    grid = _grid(bracket)
+    first = {k: tried(k, SHARE, 1) for k in grid}
+    ranked = sorted(grid, key=lambda k: _badness(first[k], minimise))
+    second = {k: tried(k, 1.0, NUM_SEEDS) for k in sorted(ranked[: max(2, len(grid) // 2)])}
+    lowest, highest = grid[0] - FARTHEST, grid[-1] + FARTHEST
+    while True:
+        inside = _basin(second, minimise)
+        beyond = [k for k in (min(inside) - 1, max(inside) + 1) if k not in second and lowest <= k <= highest]
+        if not beyond:
+            break
+        second.update({k: tried(k, 1.0, NUM_SEEDS) for k in beyond})
+    return [*first.values(), *(second[k] for k in sorted(second))]
+
+
+def _grid(bracket: Bracket) -> list[int]:
+    """Half decades from well below the edge, or from the lowest rate that makes progress, to above it."""
+    assert bracket.low is not None and bracket.high is not None
+    top = _place(bracket.edge or bracket.high)
+    return list(range(min(_place(bracket.low), top - BELOW), top + ABOVE + 1)) if bracket.edge else list(
+        range(_place(bracket.low), top + 1)
+    )  # fmt: skip
+
+
+def _place(rate: float) -> int:
+    return math.floor(2 * math.log10(rate))
+
+
+def _nice(k: int) -> float:
+    """Half decade k as 1, 3, 10, 30 ..."""
+    return float(f"{3 if k % 2 else 1}e{k // 2}")
+
+
+def _badness(trial: Trial, minimise: bool) -> float:
+    value = trial.mean
+    return math.inf if value is None else value if minimise else -value
+
+
+def _basin(trials: Mapping[int, Trial], minimise: bool) -> list[int]:
+    """The places around the best one, without a gap, whose results are as good as it."""
+    badness = {k: _badness(trial, minimise) for k, trial in trials.items()}
+    best = min(badness, key=lambda k: badness[k])
+    if badness[best] == math.inf:
+        return [best]
+    limit = badness[best] + max(TOLERANCE * abs(badness[best]), 2 * _error(trials[best]))
+    found = [best]
+    for side in (-1, 1):
+        k = best + side
+        while badness.get(k, math.inf) <= limit:
+            found.append(k)
+            k += side
+    return found
+
+
+def _error(trial: Trial) -> float:
+    """The standard error of the mean over seeds."""
+    values = [x for x in trial.finals if x is not None]
+    return statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
+
+
+def _judged(
+    trials: Sequence[Trial], bracket: Bracket, minimise: bool, steps: int, spent: Callable[[], int]
+) -> FoundRate:
+    full = {round(2 * math.log10(trial.rate)): trial for trial in trials if trial.share == 1.0}
+    inside = sorted(_basin(full, minimise))
+    best = min(inside, key=lambda k: _badness(full[k], minimise))
+    if full[best].mean is None:
+        return FoundRate(
+            None, None, (False, False), bracket, tuple(trials), steps, spent(), "cannot tell", ("every run diverged",)
+        )
+    closed = (inside[0] - 1 in full, inside[-1] + 1 in full)
+    reasons = []
+    if not bracket.edges:
+        reasons.append("no rate diverged in the probes")
+    elif max(bracket.edges) > AGREE * min(bracket.edges):
+        reasons.append(f"the probes' edges run from {min(bracket.edges):.2g} to {max(bracket.edges):.2g}")
+    if not all(closed):
+        reasons.append("an end of the basin was not found")
+    if len(inside) > 1 and not _stable(full, inside, best, minimise):
+        reasons.append("its seeds do not agree on the best rate of the basin, whose rates are equal within noise")
+    return FoundRate(
+        rate=_nice(best),
+        basin=(_nice(inside[0]), _nice(inside[-1])),
+        closed=closed,
+        bracket=bracket,
+        trials=tuple(trials),
+        steps=steps,
+        gradient_evaluations=spent(),
+        confidence="fairly sure" if reasons else "sure",
+        reasons=tuple(reasons),
+    )
+
+
+def _stable(full: Mapping[int, Trial], inside: Sequence[int], best: int, minimise: bool) -> bool:
+    """Whether every seed has its best rate of the basin within half a decade of ``best``."""
+    sign = 1 if minimise else -1
+    finals = {k: [x for x in full[k].finals if x is not None] for k in inside}
+    return all(abs(min(inside, key=lambda k: sign * finals[k][i]) - best) <= 1 for i in range(NUM_SEEDS))
+
+
+def _loop(task: Task, method: str, hypers: Mapping[str, Any], seed: int) -> Loop:
+    """The task's training at a constant rate, from the initialisation and with the batches of ``seed``."""
+    entry = METHODS[method]
+    with seeded(seed, "init"):
+        model = task.model()
+    options = {"num_batches": len(task.train) // task.batch_size} if "num_batches" in entry.options else {}
+    optimizer = Optimizer(model, entry(lr=entry.defaults["lr"], **hypers, **options), seed=seed)
+
+    def step(t: int) -> tuple[float, int]:
+        spent = step_on(task, model, optimizer, seed, t)
+        return spent.loss, spent.gradients
+
+    def losses() -> list[float]:
+        found = []
+        for t in range(1, NUM_LOSSES + 1):
+            batch = fetch(task.train, batch_indices(seed, t, task.batch_size, len(task.train)))
+            batch = batch if task.augment is None else task.augment(batch, generator(seed, "noise", t))
+            torch.default_generator.manual_seed(seed_of(seed, "dropout", t))
+            found.append(float(task.loss(model, batch).detach()))
+        return found
+
+    return Loop(model, optimizer, step, losses)
