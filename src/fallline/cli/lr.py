@@ -69,6 +69,7 @@ def _answer(found: FoundRate, out: Console) -> None:
         lines["basin"] = f"{ends} ({found.decades:.1f} decades; results within 5 % of the best one, or its noise)"
         lines["rate"] = f"{found.rate:g} for {found.steps} steps"
         lines["confidence"] = "; ".join([found.confidence, *found.reasons])
+    assert found.steps is not None
     equal = gradients / found.steps
     lines["cost"] = (
         f"{gradients:,} gradients, as many as {equal:.1f} runs of {found.steps} steps; {at.loss_evaluations} losses"

@@ -15,6 +15,7 @@ import statistics
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -33,7 +34,7 @@ BatchT = TypeVar("BatchT")
 
 STEPS, NUM_LOSSES, FEWEST_LOSSES, NUM_PROBES = 30, 16, 4, 3
 PER_DECADE = 4  # rates that the edge is told apart by
-LOWEST, HIGHEST = -10 * PER_DECADE, 6 * PER_DECADE  # where the search ends, from the rate at the start
+LOWEST, HIGHEST = 1e-12, 1e6  # rates at which the search ends
 CHANCE = 1e-3  # of taking noise for a change, in one probe
 WORTHWHILE = 0.1  # of the best probe's progress: what a rate must make to belong to the bracket
 HOPELESS = 1e3  # a loss this many times the first one and its noise ends a probe
@@ -199,22 +200,23 @@ def bracket_of(loops: Sequence[Loop]) -> Bracket:
             unclear=unclear,
         )
 
-    tried = f"from {rate(LOWEST):.1g} to {rate(HIGHEST):.1g}"
-    last = _last_stable(lambda k: change(k) <= 0, 0)
+    lowest, highest = (math.floor(PER_DECADE * math.log10(end / first.rate)) for end in (LOWEST, HIGHEST))
+    tried = f"from {LOWEST:g} to {HIGHEST:g}"
+    last = _last_stable(lambda k: change(k) <= 0, 0, lowest, highest)
     if last is None:
         return answer(None, None, [], f"the loss rises at every rate {tried}")
-    if last == HIGHEST:
+    if last >= highest:
         moving = [k for k in at if at[k] < 0]
         if not moving:
             return answer(None, None, [], f"the loss does not move beyond its noise at any rate {tried}")
         return answer(min(moving), max(moving), [], "")
-    low = _lowest(change, last)
+    low = _lowest(change, last, lowest)
     if low is None:
-        return answer(None, None, [last], "at no rate below the edge does the loss fall by more than its noise")
+        return answer(None, None, [], "at no rate below the edge does the loss fall by more than its noise")
     edges = [last]
     for loop in loops[1:]:
-        k = _last_stable(lambda k, loop=loop: loop.change(_factor(k)) <= 0, edges[-1], stride=1)  # type: ignore[misc]
-        edges += [] if k is None or k == HIGHEST else [k]
+        k = _last_stable(partial(_is_stable, loop), edges[-1], lowest, highest, stride=1)
+        edges += [] if k is None or k >= highest else [k]
     return answer(low, last, edges)
 
 
@@ -222,19 +224,25 @@ def _factor(k: float) -> float:
     return float(10 ** (k / PER_DECADE))
 
 
-def _last_stable(stable: Callable[[int], bool], k: int, stride: int = PER_DECADE) -> int | None:
-    """The largest stable k before one that is not, from a walk in strides and then halves of it; HIGHEST or None at the ends."""
+def _is_stable(loop: Loop, k: int) -> bool:
+    return loop.change(_factor(k)) <= 0
+
+
+def _last_stable(
+    stable: Callable[[int], bool], k: int, lowest: int, highest: int, stride: int = PER_DECADE
+) -> int | None:
+    """The largest stable k before one that is not, by strides and then halves of one; None or at least ``highest`` at the ends."""
     if stable(k):
-        while k < HIGHEST and stable(k + stride):
+        while k < highest and stable(k + stride):
             k += stride
-        if k >= HIGHEST:
-            return HIGHEST
+        if k >= highest:
+            return k
         low, high = k, k + stride
     else:
         k -= stride
-        while k >= LOWEST and not stable(k):
+        while k >= lowest and not stable(k):
             k -= stride
-        if k < LOWEST:
+        if k < lowest:
             return None
         low, high = k, k + stride
     while high - low > 1:
@@ -243,10 +251,10 @@ def _last_stable(stable: Callable[[int], bool], k: int, stride: int = PER_DECADE
     return low
 
 
-def _lowest(change: Callable[[int], float], last: int) -> int | None:
+def _lowest(change: Callable[[int], float], last: int, lowest: int) -> int | None:
     """The smallest k, in half decades below ``last``, with a worthwhile part of the best progress seen."""
     best, low = 0.0, None
-    for k in range(last, LOWEST - 1, -PER_DECADE // 2):
+    for k in range(last, lowest - 1, -PER_DECADE // 2):
         progress = -change(k)
         if progress > 0 and progress >= WORTHWHILE * best:
             best, low = max(best, progress), k

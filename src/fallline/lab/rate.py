@@ -12,8 +12,8 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import torch
 
@@ -24,7 +24,7 @@ from fallline.lab.bracket import NUM_LOSSES, NUM_PROBES, Bracket, Loop, bracket_
 from fallline.lab.design import BUDGETS
 from fallline.lab.run import RunSpec, step_on, train
 from fallline.lab.streams import batch_indices, generator, seed_of, seeded
-from fallline.tasks import Task, fetch
+from fallline.tasks import Task, evaluate, fetch
 
 __all__ = ["FoundRate", "Trial", "find_rate", "sweep"]
 
@@ -33,7 +33,7 @@ NUM_SEEDS = 3  # in the second
 TOLERANCE = 0.05  # of the best result: what counts as equally good
 ABOVE = 2  # half decades above the edge that are tried, since warm-up and decay carry further than a constant rate
 BELOW = 4  # half decades below it, at least
-FARTHEST = 6  # half decades that the second round may walk beyond the first one's grid
+FARTHEST = 4  # half decades that the second round may walk beyond the first one's grid
 AGREE = 2.0  # largest ratio of the probes' edges to count as one
 
 
@@ -57,23 +57,29 @@ class FoundRate:
     """The answer. ``basin`` is the range of rates whose results are as good as the best one's, within 5 % of it or its noise;
     ``closed`` says for its two ends whether a worse rate was seen beyond. ``rate`` is None where nothing can be told.
 
-    ``confidence`` is "sure", "fairly sure" or "cannot tell", and ``reasons`` says why it is not more.
+    ``confidence`` is "sure", "fairly sure" or "cannot tell", and ``reasons`` says why it is not more. ``runs`` is the cost of the short
+    runs in whole ones; ``gradient_evaluations`` that of all, with the probes of the bracket, where ``find_rate`` trained, else of the probes.
     """
 
-    rate: float | None
-    basin: tuple[float, float] | None
-    closed: tuple[bool, bool]
     bracket: Bracket
     trials: tuple[Trial, ...]
-    steps: int
-    gradient_evaluations: int
-    confidence: str
-    reasons: tuple[str, ...]
+    rate: float | None = None
+    basin: tuple[float, float] | None = None
+    closed: tuple[bool, bool] = (False, False)
+    confidence: Literal["sure", "fairly sure", "cannot tell"] = "cannot tell"
+    reasons: tuple[str, ...] = ()
+    gradient_evaluations: int = 0
+    steps: int | None = None
 
     @property
     def decades(self) -> float:
         """The width of the basin; 0 if only one of the rates tried is good."""
         return math.log10(self.basin[1] / self.basin[0]) if self.basin else 0.0
+
+    @property
+    def runs(self) -> float:
+        """Runs of all steps that the trials cost."""
+        return sum(trial.share * len(trial.finals) for trial in self.trials)
 
 
 def find_rate(
@@ -93,26 +99,30 @@ def find_rate(
     others = dict(hypers or {})
     if "lr" in others:
         raise InvalidValueError(
-            f"find_rate() got lr={others['lr']!r}. The rate is what it looks for. Leave lr out; other hyperparameters may be given."
+            f"The search for a rate got lr={others['lr']!r}. The rate is what it looks for; other hyperparameters may be given. "
+            f"Leave lr out, or train once with fallline run."
         )
     METHODS[method].check(others)
-    steps = steps or max(1, round(BUDGETS["quick"].step_fraction * task.steps))
-    with torch.random.fork_rng(devices=[]):
-        bracket = bracket_of([_loop(task, method, others, seed + i) for i in range(NUM_PROBES)])
-    spent = bracket.gradient_evaluations
+    steps = max(1, round(BUDGETS["quick"].step_fraction * task.steps)) if steps is None else steps
+    if steps < 1:
+        raise InvalidValueError(f"The search for a rate got steps={steps}. Expected at least 1. Write for example 200.")
+    horizon, spent = steps, 0
 
     def run(rate: float, trial_seed: int, share: float) -> float | None:
         nonlocal spent
         given = tuple(sorted({**others, "lr": rate}.items()))
-        record = train(task, RunSpec(task.name, method, given, seed + trial_seed, max(1, round(share * steps)), "tune"))
+        spec = RunSpec(task.name, method, given, seed + trial_seed, max(1, round(share * horizon)), "tune")
+        record = train(task, spec)
         spent += record["gradient_evaluations"]
         final: float | None = record["final"]
         return final
 
-    if bracket.unclear:
-        return FoundRate(None, None, (False, False), bracket, (), steps, spent, "cannot tell", (bracket.unclear,))
-    trials = sweep(run, bracket, minimise=task.metric.minimize, on_trial=on_trial)
-    return _judged(trials, bracket, task.metric.minimize, steps, lambda: spent)
+    with torch.random.fork_rng(devices=[]):
+        bracket = bracket_of([_loop(task, method, others, seed + i) for i in range(NUM_PROBES)])
+    with seeded(seed, "init"):
+        untrained = evaluate(task, task.model())
+    found = sweep(run, bracket, minimise=task.metric.minimize, untrained=untrained, on_trial=on_trial)
+    return replace(found, gradient_evaluations=bracket.gradient_evaluations + spent, steps=steps)
 
 
 def sweep(
@@ -120,41 +130,43 @@ def sweep(
     bracket: Bracket,
     *,
     minimise: bool = True,
+    untrained: float | None = None,
     on_trial: Callable[[Trial], None] = lambda trial: None,
-) -> list[Trial]:
+) -> FoundRate:
     """Two rounds of successive halving on half decades of the bracket, then a walk until both ends of the basin are seen.
 
-    ``run(rate, seed, share)`` trains with the real schedule over that share of the steps and gives the final metric, or None if it diverged,
-    so it serves a loop of your own as well. The first round takes every rate for a quarter of the steps, the second the
-    better half for all of them on three seeds.
+    ``run(rate, seed, share)`` trains with the real schedule over that share of the steps and gives the final metric, or None if it diverged;
+    it may be a loop of your own. The first round takes every rate for a quarter of the steps, the second the better half for
+    all of them on three seeds. ``untrained`` is the metric before training: results no better than it are no answer.
     """
+    if bracket.low is None or bracket.high is None:
+        return FoundRate(bracket, (), reasons=(bracket.unclear,), gradient_evaluations=bracket.gradient_evaluations)
 
     def tried(k: int, share: float, seeds: int) -> Trial:
         trial = Trial(_nice(k), share, tuple(run(_nice(k), seed, share) for seed in range(seeds)))
         on_trial(trial)
         return trial
 
-    grid = _grid(bracket)
+    grid = _grid(bracket.low, bracket.high, bracket.edge)
     first = {k: tried(k, SHARE, 1) for k in grid}
     ranked = sorted(grid, key=lambda k: _badness(first[k], minimise))
-    second = {k: tried(k, 1.0, NUM_SEEDS) for k in sorted(ranked[: max(2, len(grid) // 2)])}
-    lowest, highest = grid[0] - FARTHEST, grid[-1] + FARTHEST
+    full = {k: tried(k, 1.0, NUM_SEEDS) for k in sorted(ranked[: max(2, len(grid) // 2)])}
     while True:
-        inside = _basin(second, minimise)
-        beyond = [k for k in (min(inside) - 1, max(inside) + 1) if k not in second and lowest <= k <= highest]
+        inside = _basin(full, minimise)
+        ends = (min(inside) - 1, max(inside) + 1)
+        beyond = [k for k in ends if k not in full and grid[0] - FARTHEST <= k <= grid[-1] + FARTHEST]
         if not beyond:
             break
-        second.update({k: tried(k, 1.0, NUM_SEEDS) for k in beyond})
-    return [*first.values(), *(second[k] for k in sorted(second))]
+        full |= {k: tried(k, 1.0, NUM_SEEDS) for k in beyond}
+    return _judged(bracket, first, full, minimise, untrained)
 
 
-def _grid(bracket: Bracket) -> list[int]:
-    """Half decades from well below the edge, or from the lowest rate that makes progress, to above it."""
-    assert bracket.low is not None and bracket.high is not None
-    top = _place(bracket.edge or bracket.high)
-    return list(range(min(_place(bracket.low), top - BELOW), top + ABOVE + 1)) if bracket.edge else list(
-        range(_place(bracket.low), top + 1)
-    )  # fmt: skip
+def _grid(low: float, high: float, edge: float | None) -> list[int]:
+    """Half decades from well below the edge, or from the lowest rate that makes progress, to above the edge."""
+    if edge is None:
+        return list(range(_place(low), _place(high) + 1))
+    top = _place(edge)
+    return list(range(min(_place(low), top - BELOW), top + ABOVE + 1))
 
 
 def _place(rate: float) -> int:
@@ -176,8 +188,8 @@ def _basin(trials: Mapping[int, Trial], minimise: bool) -> list[int]:
     badness = {k: _badness(trial, minimise) for k, trial in trials.items()}
     best = min(badness, key=lambda k: badness[k])
     if badness[best] == math.inf:
-        return [best]
-    limit = badness[best] + max(TOLERANCE * abs(badness[best]), 2 * _error(trials[best]))
+        return [min(trials)]  # all diverged: the walk goes on below
+    limit = _limit(trials[best], minimise)
     found = [best]
     for side in (-1, 1):
         k = best + side
@@ -187,22 +199,25 @@ def _basin(trials: Mapping[int, Trial], minimise: bool) -> list[int]:
     return found
 
 
-def _error(trial: Trial) -> float:
-    """The standard error of the mean over seeds."""
-    values = [x for x in trial.finals if x is not None]
-    return statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
+def _limit(best: Trial, minimise: bool) -> float:
+    """The worst result that counts as good as the best: within 5 % of it or two standard errors of its mean."""
+    value = _badness(best, minimise)
+    values = [x for x in best.finals if x is not None]
+    error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
+    return value + max(TOLERANCE * abs(value), 2 * error)
 
 
 def _judged(
-    trials: Sequence[Trial], bracket: Bracket, minimise: bool, steps: int, spent: Callable[[], int]
+    bracket: Bracket, first: Mapping[int, Trial], full: Mapping[int, Trial], minimise: bool, untrained: float | None
 ) -> FoundRate:
-    full = {round(2 * math.log10(trial.rate)): trial for trial in trials if trial.share == 1.0}
+    trials = (*first.values(), *(full[k] for k in sorted(full)))
     inside = sorted(_basin(full, minimise))
     best = min(inside, key=lambda k: _badness(full[k], minimise))
+    answer = FoundRate(bracket, trials, gradient_evaluations=bracket.gradient_evaluations)
     if full[best].mean is None:
-        return FoundRate(
-            None, None, (False, False), bracket, tuple(trials), steps, spent(), "cannot tell", ("every run diverged",)
-        )
+        return replace(answer, reasons=("every run diverged",))
+    if untrained is not None and (untrained if minimise else -untrained) <= _limit(full[best], minimise):
+        return replace(answer, reasons=(f"the best runs end no better than before training, at {untrained:.4g}",))
     closed = (inside[0] - 1 in full, inside[-1] + 1 in full)
     reasons = []
     if not bracket.edges:
@@ -211,22 +226,19 @@ def _judged(
         reasons.append(f"the probes' edges run from {min(bracket.edges):.2g} to {max(bracket.edges):.2g}")
     if not all(closed):
         reasons.append("an end of the basin was not found")
-    if len(inside) > 1 and not _stable(full, inside, best, minimise):
-        reasons.append("its seeds do not agree on the best rate of the basin, whose rates are equal within noise")
-    return FoundRate(
+    if not _agreed(full, inside, best, minimise):
+        reasons.append("seeds differ on the best rate of the basin")
+    return replace(
+        answer,
         rate=_nice(best),
         basin=(_nice(inside[0]), _nice(inside[-1])),
         closed=closed,
-        bracket=bracket,
-        trials=tuple(trials),
-        steps=steps,
-        gradient_evaluations=spent(),
         confidence="fairly sure" if reasons else "sure",
         reasons=tuple(reasons),
     )
 
 
-def _stable(full: Mapping[int, Trial], inside: Sequence[int], best: int, minimise: bool) -> bool:
+def _agreed(full: Mapping[int, Trial], inside: Sequence[int], best: int, minimise: bool) -> bool:
     """Whether every seed has its best rate of the basin within half a decade of ``best``."""
     sign = 1 if minimise else -1
     finals = {k: [x for x in full[k].finals if x is not None] for k in inside}
