@@ -351,18 +351,18 @@ def _user_loop(
     random.Random(seed).shuffle(order)
 
     def step(t: int) -> tuple[float, int]:
-        calls = 0
+        values: list[float] = []
 
         def closure() -> Tensor:
-            nonlocal calls
-            calls += 1
             optimizer.zero_grad()
             value = loss(batches[order[(t - 1) % len(order)]])
             value.backward()
-            return value.detach()
+            values.append(float(value.detach()))
+            return value
 
         torch.manual_seed(1_000_003 * (seed + 1) + t)
-        return float(optimizer.step(closure)), calls  # type: ignore[arg-type]
+        optimizer.step(closure)  # type: ignore[arg-type]
+        return values[0], len(values)
 
     def losses() -> list[float]:
         torch.manual_seed(seed)

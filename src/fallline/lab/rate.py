@@ -29,7 +29,8 @@ from fallline.tasks import Task, evaluate, fetch
 __all__ = ["FoundRate", "Trial", "find_rate", "sweep"]
 
 SHARE = 1 / 4  # of the steps, in the first round
-NUM_SEEDS = 3  # in the second
+KEPT = 1 / 4  # of the rates, for the second round, and never fewer than two
+NUM_SEEDS = 3  # in the second round
 TOLERANCE = 0.05  # of the best result: what counts as equally good
 ABOVE = 2  # half decades above the edge that are tried, since warm-up and decay carry further than a constant rate
 BELOW = 4  # half decades below it, at least
@@ -136,8 +137,8 @@ def sweep(
     """Two rounds of successive halving on half decades of the bracket, then a walk until both ends of the basin are seen.
 
     ``run(rate, seed, share)`` trains with the real schedule over that share of the steps and gives the final metric, or None if it diverged;
-    it may be a loop of your own. The first round takes every rate for a quarter of the steps, the second the better half for
-    all of them on three seeds. ``untrained`` is the metric before training: results no better than it are no answer.
+    it may be a loop of your own. The first round takes every rate for a quarter of the steps, the second the best
+    quarter of the rates for all steps on three seeds. ``untrained`` is the metric before training: results no better than it are no answer.
     """
     if bracket.low is None or bracket.high is None:
         return FoundRate(bracket, (), reasons=(bracket.unclear,), gradient_evaluations=bracket.gradient_evaluations)
@@ -150,7 +151,7 @@ def sweep(
     grid = _grid(bracket.low, bracket.high, bracket.edge)
     first = {k: tried(k, SHARE, 1) for k in grid}
     ranked = sorted(grid, key=lambda k: _badness(first[k], minimise))
-    full = {k: tried(k, 1.0, NUM_SEEDS) for k in sorted(ranked[: max(2, len(grid) // 2)])}
+    full = {k: tried(k, 1.0, NUM_SEEDS) for k in sorted(ranked[: max(2, int(KEPT * len(grid)))])}
     while True:
         inside = _basin(full, minimise)
         ends = (min(inside) - 1, max(inside) + 1)
