@@ -28,13 +28,21 @@ def bowl(best, seen=None, diverges=math.inf, noise=0.0):
     return run
 
 
-@pytest.mark.parametrize("best", [1e-6, 1e-4, 1e-3, 0.03, 0.1, 0.3, 1.0, 10.0, 100.0])
+@pytest.mark.parametrize("best", [1e-4, 1e-3, 0.03, 0.1, 0.3, 1.0, 10.0, 100.0])
 def test_the_best_rate_is_found_inside_and_beyond_the_bracket(best):
     found = sweep(bowl(best), BRACKET)
     assert best / 3.4 < found.rate < best * 3.4
     assert found.closed == (True, True)
     assert found.basin == (found.rate, found.rate)  # half a decade off costs 25 %
     assert found.confidence == "sure"
+
+
+def test_the_walk_ends_two_decades_beyond_the_bracket_and_says_so():
+    found = sweep(bowl(1e-7), BRACKET)
+    assert found.rate == 1e-5
+    assert found.closed == (False, True)
+    assert found.confidence == "fairly sure"
+    assert found.reasons == ("an end of the basin was not found",)
 
 
 def test_a_metric_to_maximise_and_a_cliff():
@@ -88,13 +96,23 @@ def test_nothing_is_recommended_where_all_diverge_or_the_bracket_is_unclear():
 
 def test_runs_that_end_no_better_than_they_began_are_no_answer():
     for minimise, sign in ((True, 1), (False, -1)):
-        found = sweep(lambda *given, s=sign: s * bowl(0.1)(*given), BRACKET, minimise=minimise, untrained=1.04 * sign)
-        assert found.rate is None
-        assert "no better than before training, at" in found.reasons[0]
-        assert (
-            sweep(lambda *given, s=sign: s * bowl(0.1)(*given), BRACKET, minimise=minimise, untrained=1.1 * sign).rate
-            == 0.1
-        )
+
+        def run(*given, sign=sign):
+            return sign * bowl(0.1, noise=0.01)(*given)
+
+        for untrained in (0.9, 1.0, 1.01):  # two standard errors are 0.012
+            found = sweep(run, BRACKET, minimise=minimise, untrained=sign * untrained)
+            assert found.rate is None
+            assert "no better than before training, at" in found.reasons[0]
+        assert sweep(run, BRACKET, minimise=minimise, untrained=sign * 1.03).rate == 0.1
+
+
+def test_the_basin_is_no_wider_than_a_part_of_the_progress():
+    def run(rate, seed, share):
+        return 10 + 0.01 * bowl(0.1)(rate, seed, share)
+
+    assert sweep(run, BRACKET).basin[0] < 0.03
+    assert sweep(run, BRACKET, untrained=10.05).basin == (0.1, 0.1)
 
 
 def test_probes_that_differ_are_said():

@@ -66,7 +66,7 @@ def _answer(found: FoundRate, out: Console) -> None:
         assert found.basin is not None
         low, high = found.basin
         ends = f"{'' if found.closed[0] else '< '}{low:g} .. {high:g}{'' if found.closed[1] else ' <'}"
-        lines["basin"] = f"{ends} ({found.decades:.1f} decades; results within 5 % of the best one, or its noise)"
+        lines["basin"] = f"{ends} ({found.decades:.1f} decades; results within 5 % or noise of the best one)"
         lines["rate"] = f"{found.rate:g} for {found.steps} steps"
         lines["confidence"] = "; ".join([found.confidence, *found.reasons])
     assert found.steps is not None

@@ -31,7 +31,7 @@ __all__ = ["FoundRate", "Trial", "find_rate", "sweep"]
 SHARE = 1 / 4  # of the steps, in the first round
 KEPT = 1 / 4  # of the rates, for the second round, and never fewer than two
 NUM_SEEDS = 3  # in the second round
-TOLERANCE = 0.05  # of the best result: what counts as equally good
+TOLERANCE = 0.05  # of the best result, and of the progress since before training: what counts as equally good
 ABOVE = 2  # half decades above the edge that are tried, since warm-up and decay carry further than a constant rate
 BELOW = 4  # half decades below it, at least
 FARTHEST = 4  # half decades that the second round may walk beyond the first one's grid
@@ -55,7 +55,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class FoundRate:
-    """The answer. ``basin`` is the range of rates whose results are as good as the best one's, within 5 % of it or its noise;
+    """The answer. ``basin`` is the range of rates whose results are as good as the best one's, within 5 % of it (and of the progress) or its noise;
     ``closed`` says for its two ends whether a worse rate was seen beyond. ``rate`` is None where nothing can be told.
 
     ``confidence`` is "sure", "fairly sure" or "cannot tell", and ``reasons`` says why it is not more. ``runs`` is the cost of the short
@@ -153,7 +153,7 @@ def sweep(
     ranked = sorted(grid, key=lambda k: _badness(first[k], minimise))
     full = {k: tried(k, 1.0, NUM_SEEDS) for k in sorted(ranked[: max(2, int(KEPT * len(grid)))])}
     while True:
-        inside = _basin(full, minimise)
+        inside = _basin(full, minimise, untrained)
         ends = (min(inside) - 1, max(inside) + 1)
         beyond = [k for k in ends if k not in full and grid[0] - FARTHEST <= k <= grid[-1] + FARTHEST]
         if not beyond:
@@ -184,13 +184,13 @@ def _badness(trial: Trial, minimise: bool) -> float:
     return math.inf if value is None else value if minimise else -value
 
 
-def _basin(trials: Mapping[int, Trial], minimise: bool) -> list[int]:
+def _basin(trials: Mapping[int, Trial], minimise: bool, untrained: float | None) -> list[int]:
     """The places around the best one, without a gap, whose results are as good as it."""
     badness = {k: _badness(trial, minimise) for k, trial in trials.items()}
     best = min(badness, key=lambda k: badness[k])
     if badness[best] == math.inf:
         return [min(trials)]  # all diverged: the walk goes on below
-    limit = _limit(trials[best], minimise)
+    limit = _limit(trials[best], minimise, untrained)
     found = [best]
     for side in (-1, 1):
         k = best + side
@@ -200,24 +200,26 @@ def _basin(trials: Mapping[int, Trial], minimise: bool) -> list[int]:
     return found
 
 
-def _limit(best: Trial, minimise: bool) -> float:
-    """The worst result that counts as good as the best: within 5 % of it or two standard errors of its mean."""
+def _limit(best: Trial, minimise: bool, untrained: float | None) -> float:
+    """The worst result that counts as good as the best: within 5 % of it and of the progress, or two standard errors of its mean."""
     value = _badness(best, minimise)
+    start = untrained if minimise or untrained is None else -untrained
+    near = TOLERANCE * (abs(value) if start is None else min(abs(value), abs(start - value)))
     values = [x for x in best.finals if x is not None]
     error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
-    return value + max(TOLERANCE * abs(value), 2 * error)
+    return value + max(near, 2 * error)
 
 
 def _judged(
     bracket: Bracket, first: Mapping[int, Trial], full: Mapping[int, Trial], minimise: bool, untrained: float | None
 ) -> FoundRate:
     trials = (*first.values(), *(full[k] for k in sorted(full)))
-    inside = sorted(_basin(full, minimise))
+    inside = sorted(_basin(full, minimise, untrained))
     best = min(inside, key=lambda k: _badness(full[k], minimise))
     answer = FoundRate(bracket, trials, gradient_evaluations=bracket.gradient_evaluations)
     if full[best].mean is None:
         return replace(answer, reasons=("every run diverged",))
-    if untrained is not None and (untrained if minimise else -untrained) <= _limit(full[best], minimise):
+    if untrained is not None and (untrained if minimise else -untrained) <= _limit(full[best], minimise, untrained):
         return replace(answer, reasons=(f"the best runs end no better than before training, at {untrained:.4g}",))
     closed = (inside[0] - 1 in full, inside[-1] + 1 in full)
     reasons = []
