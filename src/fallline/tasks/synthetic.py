@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-__all__ = ["images", "table", "text"]
+__all__ = ["flights", "images", "table", "text"]
 
 
 def images(count: int, size: int, top: int = 255, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -35,3 +35,15 @@ def text(length: int) -> tuple[np.ndarray]:
     chosen = random.choice(500, length // 2 + 1, p=frequency / frequency.sum())
     line = " ".join(lexicon[i] for i in chosen)
     return (np.frombuffer(line[:length].encode(), np.uint8).copy(),)
+
+
+def flights(count: int) -> tuple[np.ndarray]:
+    """Delays with a heavy tail that depend on destination and hour: uint8 (9, count), columns as in tools/vendor_data.py."""
+    random = np.random.RandomState(0)
+    carrier, origin, dest, month, day, hour, minute = (
+        random.randint(0, n, count) for n in (16, 3, 104, 12, 28, 19, 60)
+    )
+    late = -40 * np.log(random.uniform(size=count)) * (random.uniform(size=count) < 0.3)
+    delay = 113 + dest // 10 + hour + random.randint(-10, 11, count) + late.astype(int)
+    columns = [delay % 256, delay // 256, carrier, origin, dest, month + 1, day + 1, hour + 5, minute]
+    return (np.stack(columns).astype(np.uint8),)
