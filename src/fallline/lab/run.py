@@ -15,15 +15,17 @@ import torch
 from torch import Tensor, nn
 
 from fallline.core.errors import NotFiniteError
-from fallline.core.method import METHODS
 from fallline.core.optimizer import Optimizer
+from fallline.core.oracle import of_loss
 from fallline.core.schedule import Schedule
 from fallline.core.transform import Chain
+from fallline.lab.entries import StepMethod, entry_of
 from fallline.lab.streams import batch_indices, generator, seed_of, seeded
 from fallline.schedules import cosine, warmup
+from fallline.second_order import Direction
 from fallline.tasks import Task, evaluate, fetch
 
-__all__ = ["RunSpec", "Spent", "chain_of", "schedule", "step_on", "train"]
+__all__ = ["RunSpec", "Spent", "chain_of", "schedule", "solver_of", "step_on", "train"]
 
 WARMUP_FRACTION = 0.05
 DIVERGED_FACTOR, DIVERGED_FRACTION = 3.0, 0.05
@@ -63,12 +65,22 @@ def schedule(steps: int) -> Schedule:
 
 def chain_of(task: Task, spec: RunSpec) -> Chain:
     """The method with the run's hyperparameters, its learning rate following the schedule."""
-    method = METHODS[spec.method]
+    method = entry_of(spec.method)
     hypers: dict[str, Any] = dict(spec.hypers)
     lr = hypers.pop("lr", method.defaults["lr"])
     if "num_batches" in method.options:
         hypers["num_batches"] = len(task.train) // task.batch_size
     return method(lr=lr * schedule(spec.steps), **hypers)
+
+
+def solver_of(task: Task, spec: RunSpec, model: nn.Module) -> Direction | None:
+    """Of a second-order method, what leaves its direction in the gradient's place; None for the others."""
+    entry = entry_of(spec.method)
+    return (
+        entry.solver(of_loss(model, task.loss), spec.seed, **dict(spec.hypers))
+        if isinstance(entry, StepMethod)
+        else None
+    )
 
 
 def train(task: Task, spec: RunSpec) -> dict[str, Any]:
@@ -83,11 +95,12 @@ def train(task: Task, spec: RunSpec) -> dict[str, Any]:
     fingerprint = _fingerprint(model)
     optimizer = Optimizer(model, chain_of(task, spec), seed=spec.seed)
     optimizer.prepare()  # outside of the times
+    solver = solver_of(task, spec, model)
     record = _Record(task, spec)
     with torch.random.fork_rng(devices=[]):
         for t in range(1, spec.steps + 1):
             try:
-                spent = step_on(task, model, optimizer, spec.seed, t)
+                spent = step_on(task, model, optimizer, spec.seed, t, solver)
             except NotFiniteError:
                 record.diverged_at = t
                 break
@@ -95,7 +108,11 @@ def train(task: Task, spec: RunSpec) -> dict[str, Any]:
                 break
             if t in record.grid and not record.evaluated(t, evaluate(task, model)):
                 break
-    return {**record.result(), "initial_parameters": fingerprint, "state_bytes_per_parameter": _state_bytes(optimizer)}
+    return {
+        **record.result(),
+        "initial_parameters": fingerprint,
+        "state_bytes_per_parameter": _state_bytes(optimizer, solver),
+    }
 
 
 @dataclass
@@ -110,8 +127,10 @@ class Spent:
     optimizer_seconds: float = 0.0
 
 
-def step_on(task: Task, model: nn.Module, optimizer: Optimizer, seed: int, t: int) -> Spent:
-    """One step. Methods that ask for more than one gradient, or for that of all data, pay for them."""
+def step_on(
+    task: Task, model: nn.Module, optimizer: Optimizer, seed: int, t: int, solver: Direction | None = None
+) -> Spent:
+    """One step. Methods that ask for more than one gradient, or for that of all data, pay for them, and so do those with a solver."""
     began, spent, inside = time.process_time(), Spent(samples=task.batch_size), 0.0
     needs = frozenset().union(*(chain.needs for chain in optimizer.chains))
     number, chosen = _chosen(task, seed, t, fixed="batch" in needs)
@@ -121,6 +140,10 @@ def step_on(task: Task, model: nn.Module, optimizer: Optimizer, seed: int, t: in
     torch.default_generator.manual_seed(seed_of(seed, "dropout", t))  # torch.manual_seed takes a millisecond
 
     def backward(batch: Any, weight: float = 1.0) -> Tensor:
+        if solver is not None:
+            loss = solver.backward(batch)
+            spent.gradients += solver.gradients
+            return loss
         spent.gradients += 1
         loss = weight * task.loss(model, batch)
         loss.backward()
@@ -130,8 +153,9 @@ def step_on(task: Task, model: nn.Module, optimizer: Optimizer, seed: int, t: in
         nonlocal inside
         entered = time.process_time()
         optimizer.zero_grad()
+        first = spent.gradients == 0
         loss = backward(batch)
-        if spent.gradients == 1:
+        if first:
             spent.loss = float(loss)
         inside += time.process_time() - entered
         return loss
@@ -252,8 +276,8 @@ class _Record:
             "to_target": self.to_target if done else None,
             "gradient_evaluations": self.gradients,
             "train_seconds": self.seconds,
-            "step_ms": 1e3 * self.seconds / self.steps,
-            "optimizer_ms": 1e3 * self.optimizer_seconds / self.steps,
+            "step_ms": 1e3 * self.seconds / max(self.steps, 1),
+            "optimizer_ms": 1e3 * self.optimizer_seconds / max(self.steps, 1),
         }
 
 
@@ -265,8 +289,9 @@ def _fingerprint(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _state_bytes(optimizer: Optimizer) -> float:
-    """Bytes of state per parameter, counted on what the optimizer holds (the 8-byte step counts left out)."""
+def _state_bytes(optimizer: Optimizer, solver: Direction | None) -> float:
+    """Bytes of state per parameter, counted on what the optimizer and the solver hold (the 8-byte step counts left out)."""
     tensors = [v for state in optimizer.state.values() for k, v in state.items() if k != "step"]
+    tensors += [] if solver is None else [x for x in solver.state_dict().values() if x.dim()]
     held = sum(v.numel() * v.element_size() for v in tensors if isinstance(v, Tensor))
     return held / max(1, sum(p.numel() for group in optimizer.param_groups for p in group["params"]))

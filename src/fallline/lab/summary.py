@@ -18,8 +18,8 @@ import numpy as np
 import torch
 
 from fallline import __version__
-from fallline.core.method import METHODS
 from fallline.lab import design, environment
+from fallline.lab.entries import entry_of
 from fallline.lab.run import DIVERGED_FACTOR, DIVERGED_FRACTION, WARMUP_FRACTION, RunSpec
 from fallline.lab.statistics import (
     ALPHA,
@@ -151,7 +151,7 @@ def _task(spec: StudySpec, name: str, task: Task, results: Results) -> dict[str,
 
 
 def _method(spec: StudySpec, name: str, task: Task, method: str, results: Results) -> dict[str, Any]:
-    entry, space = METHODS[method], spec.space(task, method)
+    entry, space = entry_of(method), spec.space(task, method)
     trials = spec.trials(name, task, method)
     there = [r for r in trials if r.id in results]
     complete = len(there) == len(trials)

@@ -6,7 +6,7 @@ optimizer.zero_grad(); solver.backward((inputs, targets)); optimizer.step()
 
 from __future__ import annotations
 
-from fallline.second_order.base import LevenbergMarquardt, Solver, levenberg_marquardt
+from fallline.second_order.base import Direction, LevenbergMarquardt, Solver, levenberg_marquardt
 from fallline.second_order.conjugate import Solution, conjugate_gradient
 from fallline.second_order.gauss_newton import egn
 from fallline.second_order.kronecker import ekfac, kfac
@@ -16,6 +16,7 @@ from fallline.second_order.saddle_free import saddle_free_newton
 from fallline.second_order.thermodynamic import tngd
 
 __all__ = [
+    "Direction",
     "LevenbergMarquardt",
     "Solution",
     "Solver",

@@ -6,17 +6,19 @@ r"""K-FAC and E-KFAC: the curvature of each layer as a Kronecker product of what
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from fallline.core.errors import InvalidValueError, unknown
 from fallline.core.oracle import Batch, Gradients, Oracle, gradient
-from fallline.core.types import Params
+from fallline.core.space import log, one_minus_log
+from fallline.core.types import Hyper, Params
 from fallline.objectives.base import at_least
 from fallline.second_order.base import Solver, eigh, finite, plain
-from fallline.second_order.layers import Layer, draws, layers_of, output_derivatives, recording, roots
+from fallline.second_order.entries import number, step_method, steps
+from fallline.second_order.layers import Layer, columns, draws, layers_of, output_derivatives, recording
 
 __all__ = ["ekfac", "kfac"]
 
@@ -90,6 +92,55 @@ def _kronecker(
     return solver
 
 
+_SPACE = {"lr": log(1e-3, 1.0), "damping": log(1e-5, 1e-1), "momentum": one_minus_log(0.5, 0.99)}
+
+
+@step_method(
+    kfac,
+    label="KFAC",
+    title="Optimizing Neural Networks with Kronecker-factored Approximate Curvature",
+    arxiv="1503.05671",
+    year=2015,
+    section="sections 3 and 6.3",
+    notes="Stepped with heavy-ball momentum and a rate, in place of the paper's rescaling by its quadratic model.",
+    space=_SPACE,
+)
+def _kfac(
+    lr: Hyper = 0.1,
+    momentum: Hyper = 0.9,
+    damping: Hyper = 1e-2,
+    decay: Hyper = 0.95,
+    kind: Literal["mc", "exact", "empirical"] = "mc",
+    every: int = 10,
+):
+    return steps(lr, momentum), lambda oracle, seed: kfac(
+        oracle, number("damping", damping), kind=kind, decay=number("decay", decay), every=every, seed=seed
+    )
+
+
+@step_method(
+    ekfac,
+    label="EKFAC",
+    title="Fast Approximate Natural Gradient Descent in a Kronecker-factored Eigenbasis",
+    arxiv="1806.03884",
+    year=2018,
+    section="algorithm 1",
+    notes="Stepped with heavy-ball momentum and a rate.",
+    space=_SPACE,
+)
+def _ekfac(
+    lr: Hyper = 0.1,
+    momentum: Hyper = 0.9,
+    damping: Hyper = 1e-2,
+    decay: Hyper = 0.95,
+    kind: Literal["mc", "exact", "empirical"] = "mc",
+    every: int = 10,
+):
+    return steps(lr, momentum), lambda oracle, seed: ekfac(
+        oracle, number("damping", damping), kind=kind, decay=number("decay", decay), every=every, seed=seed
+    )
+
+
 class _Kronecker(Solver):
     """Gradient, factors and running means; subclasses say what becomes of them."""
 
@@ -148,6 +199,7 @@ class _Kronecker(Solver):
     ) -> tuple[Tensor, Gradients, dict[str, Tensor]]:
         """Loss, gradient, and the derivatives of draws by the layers' outputs, each (draws, examples, positions, fan_out)."""
         own = {n: p.detach().requires_grad_() for n, p in params.items()}
+        self.gradients = 1
         with torch.enable_grad(), recording(layers):
             if self.kind == "empirical":
                 value = self.inner.loss(own, batch, statistics=statistics)
@@ -165,6 +217,7 @@ class _Kronecker(Solver):
                 if not finite(found):
                     return value.detach(), self.mean_over_ranks(found), {}
                 seeds = self._seeds(outputs, batch, count)
+                self.gradients += len(seeds)
                 pulled = torch.autograd.grad(
                     outputs, list(ends.values()), seeds, is_grads_batched=True, allow_unused=True
                 )
@@ -179,7 +232,7 @@ class _Kronecker(Solver):
         """Columns v with a sum (or an expectation) of v v^T that is the second derivative of each example's loss, (draws, *outputs)."""
         _, _, second = output_derivatives(self.inner, outputs, batch)
         if self.kind == "exact":
-            return roots(second).movedim(2, 0).reshape(-1, *outputs.shape)
+            return columns(second).reshape(-1, *outputs.shape)
         return draws(second, 1, self.seed * 1_000_003 + count).reshape(1, *outputs.shape)
 
 
@@ -230,5 +283,8 @@ def _factors(name: str, rows: Tensor, slopes: Tensor) -> Gradients:
 
 
 def _inverse(a: Tensor, damping: Tensor) -> Tensor:
-    a = a + damping * torch.eye(len(a), dtype=a.dtype, device=a.device)
-    return torch.cholesky_inverse(torch.linalg.cholesky(a))
+    lower, failed = torch.linalg.cholesky_ex(a + damping * torch.eye(len(a), dtype=a.dtype, device=a.device))
+    if not int(failed):
+        return torch.cholesky_inverse(lower)
+    sizes, vectors = eigh(a)  # the damping is less than what rounding makes of zero
+    return (vectors / (sizes.clamp(min=0) + damping)) @ vectors.T
