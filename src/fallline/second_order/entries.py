@@ -39,6 +39,10 @@ DOMAINS = {
     "smoothness": Domain("(0, inf)"),
     "time": Domain("(0, inf)"),
     "decay": Domain("[0, 1)"),
+    "rate": Domain("(0, 1]"),
+    "alpha": Domain("[0, 1)"),
+    "forget": Domain("(0, 1]"),
+    "weight": Domain("(0, inf)"),
 }
 
 

@@ -6,7 +6,7 @@ r"""K-FAC and E-KFAC: the curvature of each layer as a Kronecker product of what
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -20,7 +20,9 @@ from fallline.second_order.base import Solver, eigh, finite, plain
 from fallline.second_order.entries import number, step_method, steps
 from fallline.second_order.layers import Layer, columns, draws, layers_of, output_derivatives, recording
 
-__all__ = ["ekfac", "kfac"]
+__all__ = ["Kronecker", "ekfac", "factors", "kfac", "kronecker"]
+
+K = TypeVar("K", bound="Kronecker")
 
 KINDS = ("exact", "mc", "empirical")
 
@@ -50,7 +52,7 @@ def kfac(
         every: the inverses are made anew at the first step and then every so many.
         seed: of the draws.
     """
-    return _kronecker(_KFAC, oracle, damping, kind, decay, every, seed)
+    return kronecker(_KFAC, oracle, damping, kind, decay, every, seed)
 
 
 def ekfac(
@@ -70,12 +72,11 @@ def ekfac(
     at each. George et al. 2018,
     arXiv:1806.03884, algorithm 1. Arguments as for ``kfac``.
     """
-    return _kronecker(_EKFAC, oracle, damping, kind, decay, every, seed)
+    return kronecker(_EKFAC, oracle, damping, kind, decay, every, seed)
 
 
-def _kronecker(
-    cls: type[_Kronecker], oracle: Oracle, damping: float, kind: str, decay: float, every: int, seed: int
-) -> Solver:
+def kronecker(cls: type[K], oracle: Oracle, damping: float, kind: str, decay: float, every: int, seed: int) -> K:
+    """A solver of this class, its arguments and its model checked."""
     by = cls.__name__.strip("_").lower()
     if kind not in KINDS:
         raise unknown("kind of Fisher matrix", kind, KINDS)
@@ -141,7 +142,7 @@ def _ekfac(
     )
 
 
-class _Kronecker(Solver):
+class Kronecker(Solver):
     """Gradient, factors and running means; subclasses say what becomes of them."""
 
     made: ClassVar[str]  # what is kept of a factor's decomposition
@@ -163,7 +164,7 @@ class _Kronecker(Solver):
             return value, g
         layers = [layer for layer in layers if layer.name in slopes]
         state = self._moved(layers, slopes, count)
-        d = dict(g)
+        d = {n: self.rest(x) for n, x in g.items()}
         for layer in layers:
             d |= layer.split(self.direction(layer.name, layer.matrix(g), state), params)
         if statistics:
@@ -173,6 +174,10 @@ class _Kronecker(Solver):
     def direction(self, name: str, g: Tensor, state: Params) -> Tensor:
         """A layer's step from its gradient as a matrix."""
         raise NotImplementedError
+
+    def rest(self, g: Tensor) -> Tensor:
+        """The step of a parameter outside of these layers."""
+        return g
 
     def decomposed(self, name: str, state: Params) -> Gradients:
         """What is made of the averages every so many steps."""
@@ -184,7 +189,7 @@ class _Kronecker(Solver):
         share = max(1 / (count + 1), 1 - self.decay)
         for layer in layers:
             rows = layer.rows.to(slopes[layer.name].dtype)
-            for key, x in self.mean_over_ranks(_factors(layer.name, rows, slopes[layer.name])).items():
+            for key, x in self.mean_over_ranks(factors(layer.name, rows, slopes[layer.name])).items():
                 state[key] = state[key].to(x).lerp(x, share) if key in state else x
             if count % self.every == 0 or f"{layer.name}.a_{self.made}" not in state:
                 state |= self.decomposed(layer.name, state)
@@ -236,7 +241,7 @@ class _Kronecker(Solver):
         return draws(second, 1, self.seed * 1_000_003 + count).reshape(1, *outputs.shape)
 
 
-class _KFAC(_Kronecker):
+class _KFAC(Kronecker):
     made = "inverse"
 
     def decomposed(self, name: str, state: Params) -> Gradients:
@@ -250,7 +255,7 @@ class _KFAC(_Kronecker):
         return state[f"{name}.g_inverse"].to(g) @ g @ state[f"{name}.a_inverse"].to(g)
 
 
-class _EKFAC(_Kronecker):
+class _EKFAC(Kronecker):
     made = "basis"
 
     def decomposed(self, name: str, state: Params) -> Gradients:
@@ -276,7 +281,7 @@ class _EKFAC(_Kronecker):
         return ug @ (ug.T @ g @ ua / (state[f"{name}.s"].to(g) + self.damping)) @ ua.T
 
 
-def _factors(name: str, rows: Tensor, slopes: Tensor) -> Gradients:
+def factors(name: str, rows: Tensor, slopes: Tensor) -> Gradients:
     """A and G of rows (examples, positions, fan_in) and slopes (draws, examples, positions, fan_out)."""
     a, g = rows.flatten(0, 1), slopes.flatten(0, 2)
     return {f"{name}.a": a.T @ a / len(a), f"{name}.g": g.T @ g / len(rows)}
