@@ -43,6 +43,7 @@ DOMAINS = {
     "alpha": Domain("[0, 1)"),
     "forget": Domain("(0, 1]"),
     "weight": Domain("(0, inf)"),
+    "gamma": Domain("(0, inf)"),
 }
 
 
