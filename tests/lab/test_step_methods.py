@@ -1,5 +1,7 @@
 """Second-order solvers in the laboratory: they train by name like any method, and pay for what they take."""
 
+from pathlib import Path
+
 import pytest
 import small
 import torch
@@ -8,13 +10,16 @@ from fallline.cli.main import main
 from fallline.core.errors import FalllineError
 from fallline.core.optimizer import Optimizer
 from fallline.core.oracle import of_loss
-from fallline.lab import Alone, make_spec, train, train_population
+from fallline.lab import Alone, make_spec, run_study, train, train_population
 from fallline.lab.entries import METHODS, STEP_METHODS, entry_of
 from fallline.lab.run import RunSpec, schedule
 from fallline.lab.streams import batch_indices, seeded
 from fallline.second_order import kfac
 from fallline.second_order.entries import steps
 from fallline.tasks import evaluate, fetch
+
+
+SMALL = f"{Path(__file__).parent / 'small.py'}:make_task"
 
 
 def spec(method, seed=1, steps=20, **hypers):
@@ -101,3 +106,17 @@ def test_a_run_from_the_command_line(capsys):
     assert main(["run", "digits-mlp", "--method", "egn", "--set", "damping=0.1", "--steps", "2"]) == 0
     assert "final" in capsys.readouterr().out
     assert torch.get_num_threads() == 1
+
+
+def test_a_study_compares_them_with_the_baselines(tmp_path):
+    found = run_study(make_spec([SMALL], ["kfac", "egn"], num_seeds=2), tmp_path, num_workers=1)
+    (task,) = found["tasks"]
+    assert found["study"]["complete"]
+    assert task["verdict"]
+    by_name = {m["name"]: m for m in task["methods"]}
+    assert by_name["kfac"]["label"] == "KFAC"
+    assert by_name["kfac"]["tuned"] == ["lr"]
+    assert by_name["egn"]["paper"]["arxiv"] == "2405.14402"
+    for method in ("kfac", "egn"):
+        assert {"steps", "gradient_evaluations", "seconds"} <= set(by_name[method]["to_target"])
+        assert by_name[method]["cost"]["state_bytes_per_parameter"] > 0
