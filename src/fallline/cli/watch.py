@@ -18,7 +18,7 @@ from rich.text import Text
 from fallline.cli.catalogue import console
 from fallline.core.errors import FalllineError
 from fallline.lab import Finished, Snapshot, StudySpec, read_study
-from fallline.lab.entries import base_of
+from fallline.lab.batch_sizes import base_of
 from fallline.lab.study import ANCHOR
 from fallline.report.words import brief, duration, hypers
 from fallline.tasks import TASKS, Metric, load

@@ -19,6 +19,7 @@ from fallline.core.claims import CLAIMS, FAMILIES, Claim
 from fallline.core.errors import unknown
 from fallline.core.method import METHODS, Method
 from fallline.core.optimizer import Optimizer
+from fallline.lab.entries import entry_of
 from fallline.tasks import Tensors, load
 
 __all__ = ["ClaimLab", "ClaimResult", "Outcome", "all_claims", "claims_of", "run_claim", "run_claims"]
@@ -238,7 +239,7 @@ def all_claims(names: Sequence[str] = (), families: Sequence[str] = ()) -> list[
     """Claims with who makes them: of the named methods, and of all in the families (``methods`` is one); of everything if neither."""
     chosen = list(families) or ([] if names else ["methods", *FAMILIES])
     methods = [*names, *(METHODS if "methods" in chosen else [])]
-    found = [(name, claim) for name in dict.fromkeys(methods) for claim in METHODS[name].claims]
+    found = [(name, claim) for name in dict.fromkeys(methods) for claim in entry_of(name).claims]
     for family in chosen:
         found += [(claim.subject, claim) for claim in claims_of(family)] if family != "methods" else []
     return found

@@ -1,32 +1,25 @@
-"""What a study compares methods on: a task, or a task at another batch size, written ``TASK@32``."""
+"""Everything that a study can run by name: methods, and second-order solvers with the step along their direction."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+import fallline.methods
+import fallline.second_order  # noqa: F401 (likewise)
+from fallline.core.errors import unknown
+from fallline.core.method import METHODS, Method
+from fallline.second_order.entries import STEP_METHODS, StepMethod
 
-from fallline.tasks import Task, load
-
-__all__ = ["at_batch_size", "base_of", "label", "load_entry"]
-
-
-def load_entry(reference: str) -> Task:
-    """The task that ``TASK`` or ``TASK@32`` names. Raises FalllineError as loading a task and making one do."""
-    base = base_of(reference)
-    return load(base) if base == reference else at_batch_size(load(base), int(reference[len(base) + 1 :]))
+__all__ = ["METHODS", "STEP_METHODS", "Method", "StepMethod", "entry_of", "names"]
 
 
-def base_of(reference: str) -> str:
-    """The task without its batch size."""
-    base, _, size = reference.rpartition("@")
-    return base if base and size.isdigit() else reference
+def names() -> list[str]:
+    """Of all methods, then of all solvers."""
+    return [*METHODS, *STEP_METHODS]
 
 
-def label(reference: str, task: Task) -> str:
-    """The name that results give to an entry."""
-    return task.name if base_of(reference) == reference else f"{task.name}@{task.batch_size}"
-
-
-def at_batch_size(task: Task, size: int) -> Task:
-    """The same task with other batches and as many samples: steps change by the inverse factor."""
-    steps = max(1, round(task.steps * task.batch_size / max(1, size)))
-    return replace(task, batch_size=size, steps=steps, num_evals=min(task.num_evals, steps))
+def entry_of(name: str) -> Method:
+    """A method or, where it is a ``StepMethod``, a solver; a miss lists the nearest known names of both."""
+    if name in STEP_METHODS:
+        return STEP_METHODS[name]
+    if name not in METHODS:
+        raise unknown("method", name, names())
+    return METHODS[name]

@@ -6,10 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from torch import nn
-
-from fallline.core.optimizer import Optimizer
-from fallline.lab.run import Record, RunSpec, advance, begin, finish
+from fallline.lab.run import RunSpec, advance, begin, finish
 from fallline.tasks import Task
 
 __all__ = ["RUNGS", "train_halving"]
@@ -43,16 +40,13 @@ def train_halving(task: Task, specs: Sequence[RunSpec]) -> list[dict[str, Any]]:
 class _Trial:
     """One run that can be stopped and go on."""
 
-    model: nn.Module
-    optimizer: Optimizer
-    record: Record
-
     def __init__(self, task: Task, spec: RunSpec) -> None:
         self.task, self.pruned = task, False
-        self.model, self.optimizer, self.record = begin(task, spec)
+        self.running = begin(task, spec)
+        self.record = self.running.record
 
     def train(self, until: int) -> None:
-        steps = advance(self.task, self.model, self.optimizer, self.record, self.record.steps)
+        steps = advance(self.task, self.running, self.record.steps)
         for t in steps:
             if t == until:
                 break
@@ -64,7 +58,7 @@ class _Trial:
         return last if self.task.metric.minimize else -last
 
     def result(self) -> dict[str, Any]:
-        record = finish(self.task, self.optimizer, self.record)
+        record = finish(self.task, self.running)
         if self.pruned and record["status"] == "done":
             record |= {"status": "pruned", "final": None, "to_target": None}
         return record

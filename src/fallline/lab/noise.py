@@ -23,11 +23,11 @@ EXAMPLES, PARTS, ROUNDS = 2048, 16, 10
 
 def train_and_measure(task: Task, spec: RunSpec) -> dict[str, Any]:
     """The record of ``train``, with ``noise_scale``: tr(covariance) / |gradient|^2 in examples, initially and at the end."""
-    model, optimizer, record = begin(task, spec)
-    before = _measured(task, model, spec.seed)
-    deque(advance(task, model, optimizer, record), maxlen=0)
-    after = _measured(task, model, spec.seed) if record.diverged_at is None else None
-    return {**finish(task, optimizer, record), "noise_scale": {"initial": before, "trained": after}}
+    running = begin(task, spec)
+    before = _measured(task, running.model, spec.seed)
+    deque(advance(task, running), maxlen=0)
+    after = _measured(task, running.model, spec.seed) if running.record.diverged_at is None else None
+    return {**finish(task, running), "noise_scale": {"initial": before, "trained": after}}
 
 
 def _measured(task: Task, model: nn.Module, seed: int) -> dict[str, Any]:

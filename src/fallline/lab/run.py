@@ -17,17 +17,20 @@ import torch
 from torch import Tensor, nn
 
 from fallline.core.errors import NotFiniteError
-from fallline.core.method import METHODS
 from fallline.core.optimizer import Optimizer
+from fallline.core.oracle import of_loss
 from fallline.core.schedule import Schedule
 from fallline.core.transform import Chain
+from fallline.lab.entries import StepMethod, entry_of
 from fallline.lab.streams import batch_indices, generator, seed_of, seeded
 from fallline.schedules import cosine, warmup
+from fallline.second_order import Direction
 from fallline.tasks import Task, evaluate, fetch
 
 __all__ = [
     "Record",
     "RunSpec",
+    "Running",
     "Spent",
     "advance",
     "begin",
@@ -35,6 +38,7 @@ __all__ = [
     "finish",
     "initial_metric",
     "schedule",
+    "solver_of",
     "step_on",
     "train",
 ]
@@ -80,12 +84,22 @@ def schedule(steps: int) -> Schedule:
 
 def chain_of(task: Task, spec: RunSpec) -> Chain:
     """The method with the run's hyperparameters, its learning rate following the schedule."""
-    method = METHODS[spec.method]
+    method = entry_of(spec.method)
     hypers: dict[str, Any] = dict(spec.hypers)
     lr = hypers.pop("lr", method.defaults["lr"])
     if "num_batches" in method.options:
         hypers["num_batches"] = len(task.train) // task.batch_size
     return method(lr=lr * schedule(spec.steps), **hypers)
+
+
+def solver_of(task: Task, spec: RunSpec, model: nn.Module) -> Direction | None:
+    """Of a second-order method, what leaves its direction in the gradient's place; None for the others."""
+    entry = entry_of(spec.method)
+    return (
+        entry.solver(of_loss(model, task.loss), spec.seed, **dict(spec.hypers))
+        if isinstance(entry, StepMethod)
+        else None
+    )
 
 
 def train(task: Task, spec: RunSpec) -> dict[str, Any]:
@@ -95,34 +109,40 @@ def train(task: Task, spec: RunSpec) -> dict[str, Any]:
     5 % of the steps, or when its gradients are not finite for so long that the optimizer gives up. Times are CPU
     seconds of this process, which other processes on the machine hardly disturb.
     """
-    model, optimizer, record = begin(task, spec)
-    deque(advance(task, model, optimizer, record), maxlen=0)
-    return finish(task, optimizer, record)
+    running = begin(task, spec)
+    deque(advance(task, running), maxlen=0)
+    return finish(task, running)
 
 
-def begin(task: Task, spec: RunSpec) -> tuple[nn.Module, Optimizer, Record]:
-    """The model as a run begins, its optimizer, and an empty record."""
+@dataclass
+class Running:
+    """A run in training. ``solver`` leaves a second-order method's direction in the gradient's place; None for the others."""
+
+    model: nn.Module
+    optimizer: Optimizer
+    record: Record
+    solver: Direction | None = None
+
+
+def begin(task: Task, spec: RunSpec) -> Running:
+    """A run before its first step, its record empty."""
     with seeded(spec.seed, "init"):
         model = task.model()
     record = Record(task, spec, _fingerprint(model))
     optimizer = Optimizer(model, chain_of(task, spec), seed=spec.seed)
     optimizer.prepare()  # outside of the times
-    return model, optimizer, record
+    return Running(model, optimizer, record, solver_of(task, spec, model))
 
 
 def advance(
-    task: Task,
-    model: nn.Module,
-    optimizer: Optimizer,
-    record: Record,
-    begun: int = 0,
-    judge: Callable[[Task, nn.Module], float] = evaluate,
+    task: Task, running: Running, begun: int = 0, judge: Callable[[Task, nn.Module], float] = evaluate
 ) -> Iterator[int]:
     """Train from step ``begun`` + 1 on, yielding after each step t; the record says how it went. Ends early at a divergence."""
+    model, record = running.model, running.record
     with torch.random.fork_rng(devices=[]):
         for t in range(begun + 1, record.spec.steps + 1):
             try:
-                spent = step_on(task, model, optimizer, record.spec.seed, t)
+                spent = step_on(task, model, running.optimizer, record.spec.seed, t, running.solver)
             except NotFiniteError:
                 record.diverged_at = t
                 return
@@ -133,13 +153,14 @@ def advance(
             yield t
 
 
-def finish(task: Task, optimizer: Optimizer, record: Record) -> dict[str, Any]:
+def finish(task: Task, running: Running) -> dict[str, Any]:
     """What a run leaves, as JSON."""
+    record = running.record
     return {
         **record.result(),
         "initial": initial_metric(task, record.spec.seed),
         "initial_parameters": record.fingerprint,
-        "state_bytes_per_parameter": _state_bytes(optimizer),
+        "state_bytes_per_parameter": _state_bytes(running.optimizer, running.solver),
     }
 
 
@@ -164,8 +185,10 @@ class Spent:
     optimizer_seconds: float = 0.0
 
 
-def step_on(task: Task, model: nn.Module, optimizer: Optimizer, seed: int, t: int) -> Spent:
-    """One step. Methods that ask for more than one gradient, or for that of all data, pay for them."""
+def step_on(
+    task: Task, model: nn.Module, optimizer: Optimizer, seed: int, t: int, solver: Direction | None = None
+) -> Spent:
+    """One step. Methods that ask for more than one gradient, or for that of all data, pay for them, and so do those with a solver."""
     began, spent, inside = time.process_time(), Spent(samples=task.batch_size), 0.0
     needs = frozenset().union(*(chain.needs for chain in optimizer.chains))
     number, chosen = _chosen(task, seed, t, fixed="batch" in needs)
@@ -175,6 +198,10 @@ def step_on(task: Task, model: nn.Module, optimizer: Optimizer, seed: int, t: in
     torch.default_generator.manual_seed(seed_of(seed, "dropout", t))  # torch.manual_seed takes a millisecond
 
     def backward(batch: Any, weight: float = 1.0) -> Tensor:
+        if solver is not None:
+            loss = solver.backward(batch)
+            spent.gradients += solver.gradients
+            return loss
         spent.gradients += 1
         loss = weight * task.loss(model, batch)
         loss.backward()
@@ -184,8 +211,9 @@ def step_on(task: Task, model: nn.Module, optimizer: Optimizer, seed: int, t: in
         nonlocal inside
         entered = time.process_time()
         optimizer.zero_grad()
+        first = spent.gradients == 0
         loss = backward(batch)
-        if spent.gradients == 1:
+        if first:
             spent.loss = float(loss)
         inside += time.process_time() - entered
         return loss
@@ -314,8 +342,8 @@ class Record:
             "to_target": self.to_target if done else None,
             "gradient_evaluations": self.gradients,
             "train_seconds": self.seconds,
-            "step_ms": 1e3 * self.seconds / self.steps,
-            "optimizer_ms": 1e3 * self.optimizer_seconds / self.steps,
+            "step_ms": 1e3 * self.seconds / max(self.steps, 1),
+            "optimizer_ms": 1e3 * self.optimizer_seconds / max(self.steps, 1),
         }
 
 
@@ -327,8 +355,9 @@ def _fingerprint(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _state_bytes(optimizer: Optimizer) -> float:
-    """Bytes of state per parameter, counted on what the optimizer holds (the 8-byte step counts left out)."""
+def _state_bytes(optimizer: Optimizer, solver: Direction | None) -> float:
+    """Bytes of state per parameter, counted on what the optimizer and the solver hold (the 8-byte step counts left out)."""
     tensors = [v for state in optimizer.state.values() for k, v in state.items() if k != "step"]
+    tensors += [] if solver is None else [x for x in solver.state_dict().values() if x.dim()]
     held = sum(v.numel() * v.element_size() for v in tensors if isinstance(v, Tensor))
     return held / max(1, sum(p.numel() for group in optimizer.param_groups for p in group["params"]))

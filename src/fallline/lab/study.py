@@ -16,14 +16,14 @@ from typing import Any
 from pydantic import ConfigDict, TypeAdapter
 from pydantic.dataclasses import dataclass as validated
 
-import fallline.methods  # noqa: F401 (fills the registry)
 from fallline.core.errors import FalllineError, unknown
 from fallline.core.hyper import check_hyper
-from fallline.core.method import METHODS
 from fallline.core.space import Range
 from fallline.lab import design, environment
+from fallline.lab.batch_sizes import load_entry
 from fallline.lab.engines import EngineChoice, RunQueue
-from fallline.lab.entries import load_entry
+from fallline.lab.entries import METHODS, STEP_METHODS, entry_of
+from fallline.lab.entries import names as all_names
 from fallline.lab.run import RunSpec
 from fallline.lab.statistics import default_num_seeds
 from fallline.lab.store import Store, check_writable, now
@@ -128,7 +128,7 @@ class StudySpec:
     def space(self, task: Task, method: str) -> dict[str, Range]:
         """A method's search space on a task: its own, with the task's and then the user's ranges in place of it."""
         given = {name: Range.parse(text) for name, text in self.spaces.get(method, {}).items()}
-        return {**METHODS[method].space, **task.spaces.get(method, {}), **given}
+        return {**entry_of(method).space, **task.spaces.get(method, {}), **given}
 
     def steps(self, task: Task) -> int:
         """Training steps of every run on a task: the budget's share of the task's full budget."""
@@ -196,7 +196,7 @@ def make_spec(
         )
     spaces = {m: dict(s) for m, s in (spaces or {}).items()}
     for method, ranges in spaces.items():
-        METHODS[method]
+        entry_of(method)
         if method not in chosen:
             raise FalllineError(
                 f"A search range was given for {method}, which is not in the study. Expected one of {', '.join(chosen)}. "
@@ -217,7 +217,8 @@ def _sizes(given: Sequence[int]) -> tuple[int, ...]:
 
 def expand(names: Sequence[str]) -> list[str]:
     """Methods by name. ``all`` stands for every one, ``all-first-order`` for those that take no second derivatives,
-    ``all-adaptive`` or ``adaptive`` for a family; a method goes before a family that is called like it."""
+    ``all-adaptive`` or ``adaptive`` for a family; a method goes before a family that is called like it. ``second_order`` stands for
+    the solvers, which ``all`` leaves out."""
     families: dict[str, list[str]] = {}
     for name, entry in METHODS.items():
         families.setdefault(entry.family, []).append(name)
@@ -227,16 +228,17 @@ def expand(names: Sequence[str]) -> list[str]:
     }
     sets.update({f"all-{family}": members for family, members in families.items()})
     sets.update({family: members for family, members in families.items() if family not in METHODS})
+    sets["second_order"] = list(STEP_METHODS)
     found: list[str] = []
     for name in filter(None, map(str.strip, names)):
-        if name not in sets and name not in METHODS:
-            raise unknown("method", name, [*METHODS, *sets])
+        if name not in sets and name not in all_names():
+            raise unknown("method", name, [*all_names(), *sets])
         found += sets.get(name, [name])
     return list(dict.fromkeys(found))
 
 
 def _check_range(method: str, name: str, text: str, num_tuned: int) -> None:
-    entry, parsed = METHODS[method], Range.parse(text)
+    entry, parsed = entry_of(method), Range.parse(text)
     if name not in entry.hypers:
         raise unknown(f"hyperparameter of {method}", name, entry.hypers)
     for end in (parsed.low, parsed.high):

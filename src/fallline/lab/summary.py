@@ -16,10 +16,10 @@ from typing import Any
 import torch
 
 from fallline import __version__
-from fallline.core.method import METHODS
 from fallline.lab import design, environment, tunability
+from fallline.lab.batch_sizes import base_of, label
 from fallline.lab.comparison import comparisons, worst_last
-from fallline.lab.entries import base_of, label
+from fallline.lab.entries import entry_of
 from fallline.lab.run import DIVERGED_FACTOR, DIVERGED_FRACTION, WARMUP_FRACTION, RunSpec
 from fallline.lab.scores import MISS, ranking
 from fallline.lab.statistics import ALPHA, interval_of_mean
@@ -251,7 +251,7 @@ def _best_of(spec: StudySpec, name: str, task: Task, method: str, results: Resul
 def _method(
     spec: StudySpec, name: str, task: Task, method: str, results: Results, carried: RunSpec | None
 ) -> dict[str, Any]:
-    entry, space = METHODS[method], spec.space(task, method)
+    entry, space = entry_of(method), spec.space(task, method)
     trials = spec.trials(name, task, method)
     there = [r for r in trials if r.id in results]
     complete = len(there) == len(trials)
@@ -324,12 +324,12 @@ def _extra(task: Task, runs: Sequence[RunSpec], best: RunSpec | None, results: R
     if not runs or runs[0].id not in results:
         return None
     run, record = runs[0], results[runs[0].id]
-    hyper = dict(run.hypers)
+    hyper, defaults = dict(run.hypers), entry_of(run.method).defaults
     cost, than = worst_last([record["final"], results[best.id]["final"] if best else None], task.metric.minimize)
     return {
         "run": run.id,
-        "lr": hyper.get("lr", _plain(METHODS[run.method].defaults["lr"])),
-        "hyper": hyper or {k: _plain(v) for k, v in METHODS[run.method].defaults.items()},
+        "lr": hyper.get("lr", _plain(defaults["lr"])),
+        "hyper": hyper or {k: _plain(v) for k, v in defaults.items()},
         "status": record["status"],
         "final": record["final"],
         "gap": cost - than if math.isfinite(cost) and math.isfinite(than) else None,

@@ -9,7 +9,7 @@ from functools import cached_property, lru_cache
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from fallline.lab.entries import base_of
+from fallline.lab.batch_sizes import base_of
 from fallline.report import words
 from fallline.report.cost import draw_cost, run_seconds
 from fallline.report.curves import Band, band, draw_curves

@@ -15,7 +15,7 @@ from fallline.core.oracle import Batch, Gradients, Oracle
 from fallline.core.types import Params
 from fallline.objectives.base import Objective, at_least
 
-__all__ = ["LevenbergMarquardt", "Solver", "eigh", "finite", "levenberg_marquardt", "plain"]
+__all__ = ["PRODUCT", "Direction", "LevenbergMarquardt", "Solver", "eigh", "finite", "levenberg_marquardt", "plain"]
 
 
 @dataclass(frozen=True)
@@ -54,14 +54,26 @@ def levenberg_marquardt(
     return LevenbergMarquardt(start, float(factor), low, float(high))
 
 
-class Solver(Objective):
+PRODUCT = 2
+"""Gradient evaluations that a product with the Hessian or the Gauss-Newton matrix counts as: it passes forward and back twice."""
+
+
+class Direction(Objective):
     """An oracle whose gradient is a step: ``backward`` writes the direction that is subtracted into ``.grad``.
 
     Any optimizer takes it from there; ``sgd(lr=1.0)`` takes it as it is. The loss is that of the oracle inside. State moves at
     calls with ``statistics=True`` alone, as for every objective.
+
+    ``gradients`` says what the last direction took, in gradient evaluations of the batch: one for the gradient, one for each further
+    backward pass or loss, two for each product with a matrix of curvature.
     """
 
     changes = "gradient"
+    gradients = 0
+
+
+class Solver(Direction):
+    """A direction that is damped, by a number or by a rule."""
 
     def __init__(self, inner: Oracle, damping: float | LevenbergMarquardt) -> None:
         super().__init__(inner)
@@ -83,6 +95,7 @@ class Solver(Objective):
         model predicts a reduction of :math:`(g^T d + \lambda |d|^2) / 2`."""
         if self.rule is None:
             return
+        self.gradients += 1
         with torch.no_grad():
             there = self.inner.loss({n: p.detach() - d[n] for n, p in params.items()}, batch)
         slope = sum(float((g[n] * d[n]).double().sum()) for n in d)

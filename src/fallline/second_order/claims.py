@@ -12,10 +12,10 @@ from fallline.curvature import fisher
 from fallline.objectives.base import flat
 from fallline.second_order.kronecker import ekfac, kfac
 
-__all__: list[str] = []
+__all__ = ["network"]
 
 
-def _network(*widths: int, examples: int, tanh: bool) -> tuple[Oracle, Batch]:
+def network(*widths: int, examples: int, tanh: bool) -> tuple[Oracle, Batch]:
     """A classifier of layers without biases, linear or with tanh between them, and a batch."""
     made = torch.Generator().manual_seed(0)
     layers: list[nn.Module] = []
@@ -32,7 +32,7 @@ def _network(*widths: int, examples: int, tanh: bool) -> tuple[Oracle, Batch]:
 @claim("kfac", "for a deep linear network and one example each layer's A (x) G is its block of the Fisher matrix, and, as damping goes to "
        "zero, the step is the (pseudo-)inverse of that block times the gradient", where="arXiv:1503.05671")  # fmt: skip
 def one_example_is_exact(lab):
-    oracle, batch = _network(4, 5, 3, examples=1, tanh=False)
+    oracle, batch = network(4, 5, 3, examples=1, tanh=False)
     g = oracle.value_and_grad(oracle.params, batch)[1]
     solver = kfac(oracle, 1e-10, kind="exact")
     d = solver.value_and_grad(oracle.params, batch, statistics=True)[1]
@@ -46,7 +46,7 @@ def one_example_is_exact(lab):
 @claim("ekfac", "for one example the step is (F + damping I)^-1 g for every layer's block F, whatever the damping",
        where="arXiv:1806.03884")  # fmt: skip
 def one_example_is_exact_with_damping(lab):
-    oracle, batch = _network(4, 5, 3, examples=1, tanh=True)
+    oracle, batch = network(4, 5, 3, examples=1, tanh=True)
     g = oracle.value_and_grad(oracle.params, batch)[1]
     for damping in (1.0, 1e-3):
         d = ekfac(oracle, damping, kind="exact").value_and_grad(oracle.params, batch)[1]
@@ -59,7 +59,7 @@ def one_example_is_exact_with_damping(lab):
 @claim("ekfac", "of every layer's block of the Fisher matrix it is the better approximation in Frobenius norm than K-FAC",
        where="arXiv:1806.03884")  # fmt: skip
 def nearer_than_kfac(lab):
-    oracle, batch = _network(5, 6, 3, examples=40, tanh=True)
+    oracle, batch = network(5, 6, 3, examples=40, tanh=True)
     solver = ekfac(oracle, kind="exact")
     solver.value_and_grad(oracle.params, batch, statistics=True)
     for name, block in fisher(oracle, batch).blocks("tensor").items():
@@ -75,7 +75,7 @@ def nearer_than_kfac(lab):
        where="arXiv:1503.05671, section 10")  # fmt: skip
 def invariant_to_linear_maps(lab):
     made = torch.Generator().manual_seed(1)
-    oracle, (x, y) = _network(4, 3, examples=30, tanh=False)
+    oracle, (x, y) = network(4, 3, examples=30, tanh=False)
     turn = torch.randn(4, 4, generator=made, dtype=torch.float64) + 2 * torch.eye(4, dtype=torch.float64)
 
     def moved(weight: Tensor, inputs: Tensor) -> Tensor:

@@ -28,11 +28,15 @@ __all__ = ["BatchJacobian"]
 _PIECE = 256
 """Rows of the Gram matrix that are computed at a time: of a piece of rows, only the columns up to its end."""
 
+_LARGEST = 2**14
+"""Rows of the largest Gram matrix: in float64 it takes two gigabytes."""
+
 
 class BatchJacobian:
     """J of one batch at a point, rows (examples * outputs): ``outputs`` (examples, ...), ``gram()`` and ``pull(y)``.
 
     With ``seeds``, a function of the outputs, rows are combinations of an example's rows, those of the function's (k, examples, outputs).
+    ``num_passes`` counts backward passes.
     """
 
     def __init__(
@@ -52,6 +56,11 @@ class BatchJacobian:
         self.outputs = outputs.detach()
         n, k = len(outputs), outputs.numel() // max(len(outputs), 1)
         if seeds is None:
+            if n * k > _LARGEST:
+                raise InvalidValueError(
+                    f"The exact Gauss-Newton system of {n} examples with {k} outputs each has {n * k} unknowns. Expected at most {_LARGEST}. "
+                    f"Use fewer examples, or draws: egn(oracle, num_samples='fit')."
+                )
             combined = torch.eye(k, dtype=outputs.dtype, device=outputs.device)[:, None].expand(k, n, k)
         else:
             combined = seeds(self.outputs)
@@ -62,7 +71,9 @@ class BatchJacobian:
         fast = {n for layer in self._layers for n in layer.names}
         self._rows = [layer.rows[:, 0] for layer in self._layers]
         self._slopes = self._backward(outputs, combined)
-        formed = self._formed(oracle, batch, [name for name in params if name not in fast])
+        others = [name for name in params if name not in fast]
+        self.num_passes = len(combined) + (k if others else 0)
+        formed = self._formed(oracle, batch, others)
         if seeds is not None:
             formed = {name: torch.einsum("snk,nkp->nsp", combined, x.reshape(n, k, -1)) for name, x in formed.items()}
         self._rest = formed

@@ -6,19 +6,23 @@ r"""K-FAC and E-KFAC: the curvature of each layer as a Kronecker product of what
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal, TypeVar
 
 import torch
 from torch import Tensor
 
 from fallline.core.errors import InvalidValueError, unknown
 from fallline.core.oracle import Batch, Gradients, Oracle, gradient
-from fallline.core.types import Params
+from fallline.core.space import log, one_minus_log
+from fallline.core.types import Hyper, Params
 from fallline.objectives.base import at_least
 from fallline.second_order.base import Solver, eigh, finite, plain
-from fallline.second_order.layers import Layer, draws, layers_of, output_derivatives, recording, roots
+from fallline.second_order.entries import number, step_method, steps
+from fallline.second_order.layers import Layer, columns, draws, layers_of, output_derivatives, recording
 
-__all__ = ["ekfac", "kfac"]
+__all__ = ["Kronecker", "ekfac", "factors", "kfac", "kronecker"]
+
+K = TypeVar("K", bound="Kronecker")
 
 KINDS = ("exact", "mc", "empirical")
 
@@ -48,7 +52,7 @@ def kfac(
         every: the inverses are made anew at the first step and then every so many.
         seed: of the draws.
     """
-    return _kronecker(_KFAC, oracle, damping, kind, decay, every, seed)
+    return kronecker(_KFAC, oracle, damping, kind, decay, every, seed)
 
 
 def ekfac(
@@ -68,12 +72,11 @@ def ekfac(
     at each. George et al. 2018,
     arXiv:1806.03884, algorithm 1. Arguments as for ``kfac``.
     """
-    return _kronecker(_EKFAC, oracle, damping, kind, decay, every, seed)
+    return kronecker(_EKFAC, oracle, damping, kind, decay, every, seed)
 
 
-def _kronecker(
-    cls: type[_Kronecker], oracle: Oracle, damping: float, kind: str, decay: float, every: int, seed: int
-) -> Solver:
+def kronecker(cls: type[K], oracle: Oracle, damping: float, kind: str, decay: float, every: int, seed: int) -> K:
+    """A solver of this class, its arguments and its model checked."""
     by = cls.__name__.strip("_").lower()
     if kind not in KINDS:
         raise unknown("kind of Fisher matrix", kind, KINDS)
@@ -90,7 +93,56 @@ def _kronecker(
     return solver
 
 
-class _Kronecker(Solver):
+_SPACE = {"lr": log(1e-3, 1.0), "damping": log(1e-5, 1e-1), "momentum": one_minus_log(0.5, 0.99)}
+
+
+@step_method(
+    kfac,
+    label="KFAC",
+    title="Optimizing Neural Networks with Kronecker-factored Approximate Curvature",
+    arxiv="1503.05671",
+    year=2015,
+    section="sections 3 and 6.3",
+    notes="Stepped with heavy-ball momentum and a rate, in place of the paper's rescaling by its quadratic model.",
+    space=_SPACE,
+)
+def _kfac(
+    lr: Hyper = 0.1,
+    momentum: Hyper = 0.9,
+    damping: Hyper = 1e-2,
+    decay: Hyper = 0.95,
+    kind: Literal["mc", "exact", "empirical"] = "mc",
+    every: int = 10,
+):
+    return steps(lr, momentum), lambda oracle, seed: kfac(
+        oracle, number("damping", damping), kind=kind, decay=number("decay", decay), every=every, seed=seed
+    )
+
+
+@step_method(
+    ekfac,
+    label="EKFAC",
+    title="Fast Approximate Natural Gradient Descent in a Kronecker-factored Eigenbasis",
+    arxiv="1806.03884",
+    year=2018,
+    section="algorithm 1",
+    notes="Stepped with heavy-ball momentum and a rate.",
+    space=_SPACE,
+)
+def _ekfac(
+    lr: Hyper = 0.1,
+    momentum: Hyper = 0.9,
+    damping: Hyper = 1e-2,
+    decay: Hyper = 0.95,
+    kind: Literal["mc", "exact", "empirical"] = "mc",
+    every: int = 10,
+):
+    return steps(lr, momentum), lambda oracle, seed: ekfac(
+        oracle, number("damping", damping), kind=kind, decay=number("decay", decay), every=every, seed=seed
+    )
+
+
+class Kronecker(Solver):
     """Gradient, factors and running means; subclasses say what becomes of them."""
 
     made: ClassVar[str]  # what is kept of a factor's decomposition
@@ -112,7 +164,7 @@ class _Kronecker(Solver):
             return value, g
         layers = [layer for layer in layers if layer.name in slopes]
         state = self._moved(layers, slopes, count)
-        d = dict(g)
+        d = {n: self.rest(x) for n, x in g.items()}
         for layer in layers:
             d |= layer.split(self.direction(layer.name, layer.matrix(g), state), params)
         if statistics:
@@ -122,6 +174,10 @@ class _Kronecker(Solver):
     def direction(self, name: str, g: Tensor, state: Params) -> Tensor:
         """A layer's step from its gradient as a matrix."""
         raise NotImplementedError
+
+    def rest(self, g: Tensor) -> Tensor:
+        """The step of a parameter outside of these layers."""
+        return g
 
     def decomposed(self, name: str, state: Params) -> Gradients:
         """What is made of the averages every so many steps."""
@@ -133,7 +189,7 @@ class _Kronecker(Solver):
         share = max(1 / (count + 1), 1 - self.decay)
         for layer in layers:
             rows = layer.rows.to(slopes[layer.name].dtype)
-            for key, x in self.mean_over_ranks(_factors(layer.name, rows, slopes[layer.name])).items():
+            for key, x in self.mean_over_ranks(factors(layer.name, rows, slopes[layer.name])).items():
                 state[key] = state[key].to(x).lerp(x, share) if key in state else x
             if count % self.every == 0 or f"{layer.name}.a_{self.made}" not in state:
                 state |= self.decomposed(layer.name, state)
@@ -148,6 +204,7 @@ class _Kronecker(Solver):
     ) -> tuple[Tensor, Gradients, dict[str, Tensor]]:
         """Loss, gradient, and the derivatives of draws by the layers' outputs, each (draws, examples, positions, fan_out)."""
         own = {n: p.detach().requires_grad_() for n, p in params.items()}
+        self.gradients = 1
         with torch.enable_grad(), recording(layers):
             if self.kind == "empirical":
                 value = self.inner.loss(own, batch, statistics=statistics)
@@ -165,6 +222,7 @@ class _Kronecker(Solver):
                 if not finite(found):
                     return value.detach(), self.mean_over_ranks(found), {}
                 seeds = self._seeds(outputs, batch, count)
+                self.gradients += len(seeds)
                 pulled = torch.autograd.grad(
                     outputs, list(ends.values()), seeds, is_grads_batched=True, allow_unused=True
                 )
@@ -179,11 +237,11 @@ class _Kronecker(Solver):
         """Columns v with a sum (or an expectation) of v v^T that is the second derivative of each example's loss, (draws, *outputs)."""
         _, _, second = output_derivatives(self.inner, outputs, batch)
         if self.kind == "exact":
-            return roots(second).movedim(2, 0).reshape(-1, *outputs.shape)
+            return columns(second).reshape(-1, *outputs.shape)
         return draws(second, 1, self.seed * 1_000_003 + count).reshape(1, *outputs.shape)
 
 
-class _KFAC(_Kronecker):
+class _KFAC(Kronecker):
     made = "inverse"
 
     def decomposed(self, name: str, state: Params) -> Gradients:
@@ -197,7 +255,7 @@ class _KFAC(_Kronecker):
         return state[f"{name}.g_inverse"].to(g) @ g @ state[f"{name}.a_inverse"].to(g)
 
 
-class _EKFAC(_Kronecker):
+class _EKFAC(Kronecker):
     made = "basis"
 
     def decomposed(self, name: str, state: Params) -> Gradients:
@@ -223,12 +281,15 @@ class _EKFAC(_Kronecker):
         return ug @ (ug.T @ g @ ua / (state[f"{name}.s"].to(g) + self.damping)) @ ua.T
 
 
-def _factors(name: str, rows: Tensor, slopes: Tensor) -> Gradients:
+def factors(name: str, rows: Tensor, slopes: Tensor) -> Gradients:
     """A and G of rows (examples, positions, fan_in) and slopes (draws, examples, positions, fan_out)."""
     a, g = rows.flatten(0, 1), slopes.flatten(0, 2)
     return {f"{name}.a": a.T @ a / len(a), f"{name}.g": g.T @ g / len(rows)}
 
 
 def _inverse(a: Tensor, damping: Tensor) -> Tensor:
-    a = a + damping * torch.eye(len(a), dtype=a.dtype, device=a.device)
-    return torch.cholesky_inverse(torch.linalg.cholesky(a))
+    lower, failed = torch.linalg.cholesky_ex(a + damping * torch.eye(len(a), dtype=a.dtype, device=a.device))
+    if not int(failed):
+        return torch.cholesky_inverse(lower)
+    sizes, vectors = eigh(a)  # the damping is less than what rounding makes of zero
+    return (vectors / (sizes.clamp(min=0) + damping)) @ vectors.T

@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from fallline.core.errors import InvalidValueError
 from fallline.core.oracle import Batch, Oracle
 from fallline.core.types import Params
 from fallline.second_order.base import eigh
 
-__all__ = ["Layer", "draws", "layers_of", "output_derivatives", "recording", "roots"]
+__all__ = ["Layer", "columns", "draws", "layers_of", "output_derivatives", "recording", "roots"]
 
 
 @dataclass
@@ -101,8 +102,17 @@ def recording(layers: list[Layer]) -> Iterator[None]:
             handle.remove()
 
 
+FORMED = 64
+"""Outputs of an example up to which second derivatives are formed without asking whether they are diagonal."""
+
+LARGEST = 2**27
+"""Numbers in the second derivatives of a batch: half a gigabyte of float32."""
+
+
 def output_derivatives(oracle: Oracle, outputs: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-    r"""Of the losses of examples by their own outputs: losses (n,), slopes (n, k) and second derivatives (n, k, k), k outputs flat."""
+    r"""Of the losses of examples by their own outputs: losses (n,), slopes (n, k) and second derivatives (n, k, k), k outputs flat.
+
+    Of more than FORMED outputs, where second derivatives are diagonal, as for squares, they are that diagonal, (n, k)."""
     with torch.enable_grad():
         z = outputs.detach().requires_grad_()
         losses = oracle.criterion(z, batch)
@@ -110,21 +120,51 @@ def output_derivatives(oracle: Oracle, outputs: Tensor, batch: Batch) -> tuple[T
         flat = slope.flatten(1)
         k = flat.shape[1]
         if not slope.requires_grad:  # a loss that is linear in the outputs
-            return losses.detach(), flat.detach(), flat.new_zeros(len(flat), k, k)
+            return losses.detach(), flat.detach(), flat.new_zeros(len(flat), k)
+        diagonal = _diagonal(flat, z) if k > FORMED else None
+        if diagonal is not None:
+            return losses.detach(), flat.detach(), diagonal
+        if len(flat) * k * k > LARGEST:
+            raise InvalidValueError(
+                f"The loss has {len(flat)} x {k} x {k} second derivatives by the model's outputs, which are not diagonal. Expected at most "
+                f"{LARGEST:,} numbers. Use fewer examples, or kfac(oracle, kind='empirical'), which needs none."
+            )
         seeds = torch.eye(k, dtype=flat.dtype, device=flat.device)[:, None].expand(k, len(flat), k)
         (second,) = torch.autograd.grad(flat, z, seeds, is_grads_batched=True)
     return losses.detach(), flat.detach(), second.flatten(2).movedim(0, 1).detach()
 
 
+def _diagonal(slopes: Tensor, outputs: Tensor) -> Tensor | None:
+    """The second derivatives of sums, where those by two different outputs are zero: H v = (H 1) * v for a random v, as for no other H."""
+
+    def times(v: Tensor) -> Tensor:
+        (found,) = torch.autograd.grad(slopes, outputs, v, retain_graph=True)
+        return found.flatten(1).detach()
+
+    v = torch.randn(slopes.shape, generator=torch.Generator().manual_seed(0)).to(slopes)
+    diagonal, found = times(torch.ones_like(v)), times(v)
+    miss = (found - diagonal * v).abs().amax()
+    return diagonal if miss <= 16 * torch.finfo(v.dtype).eps * found.abs().amax() else None
+
+
 def roots(second: Tensor) -> Tensor:
-    """The symmetric square roots of second derivatives (n, k, k), what is negative taken as zero."""
+    """The symmetric square roots of second derivatives (n, k, k), or of diagonals (n, k), what is negative taken as zero."""
+    if second.dim() == 2:
+        return second.clamp(min=0).sqrt()
     sizes, vectors = eigh(second)
     return (vectors * sizes.clamp(min=0).sqrt()[:, None]) @ vectors.mT  # symmetric, so that no sign is open
 
 
+def columns(second: Tensor) -> Tensor:
+    """Vectors, shape (k, n, k), whose outer products sum to the second derivative of each example's loss."""
+    root = roots(second)
+    return (torch.diag_embed(root) if root.dim() == 2 else root).movedim(2, 0)
+
+
 def draws(second: Tensor, num: int, key: int) -> Tensor:
-    r"""Random v, shape (num, n, k), with :math:`\mathbb{E} v v^T` the second derivative (n, k, k) of each example's loss."""
+    r"""Random v, shape (num, n, k), with :math:`\mathbb{E} v v^T` the second derivative (n, k, k), or its diagonal (n, k), of each
+    example's loss."""
     root = roots(second)
     random = torch.Generator().manual_seed(key)
     signs = torch.randint(0, 2, (num, *root.shape[:2]), generator=random).to(root) * 2 - 1
-    return torch.einsum("ncj,snj->snc", root, signs)
+    return root * signs if root.dim() == 2 else torch.einsum("ncj,snj->snc", root, signs)

@@ -6,6 +6,7 @@ r"""Newton steps by products with the Hessian: truncated conjugate gradients, an
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,12 +14,14 @@ from torch import Tensor, nn
 from fallline.core.claims import claim
 from fallline.core.errors import InvalidValueError, unknown
 from fallline.core.oracle import Batch, Gradients, Oracle, of_loss
-from fallline.core.types import Params
+from fallline.core.space import log, one_minus_log
+from fallline.core.types import Hyper, Params
 from fallline.curvature import ggn, hessian
 from fallline.objectives.base import at_least, differentiable, flat
 from fallline.objectives.problems import quadratic
-from fallline.second_order.base import LevenbergMarquardt, Solver, plain
+from fallline.second_order.base import PRODUCT, LevenbergMarquardt, Solver, plain
 from fallline.second_order.conjugate import conjugate_gradient
+from fallline.second_order.entries import number, step_method, steps
 
 __all__ = ["newton_cg", "regularised_newton"]
 
@@ -86,6 +89,7 @@ class _NewtonCG(Solver):
             operator, b, damping=self.damping_at(b), tol=eta, max_products=self.max_products, start=start
         )
         d = found.x
+        self.gradients = 1 + PRODUCT * found.num_products
         if not float(d @ b) > 0:  # nothing before negative curvature, a start that leads up, or g is not finite
             d = b
         named = operator.domain.unflatten(d)
@@ -120,6 +124,44 @@ def regularised_newton(
     """
     at_least("smoothness", smoothness, 0.0, above=True)
     return _Regularised(differentiable(oracle, "regularised_newton"), smoothness, tol, max_products)
+
+
+@step_method(
+    newton_cg,
+    label="NewtonCG",
+    title="Numerical Optimization",
+    reference="Nocedal & Wright 2006",
+    year=2006,
+    section="algorithm 7.1",
+    notes="Stepped with heavy-ball momentum and a rate.",
+    space={"lr": log(1e-3, 1.0), "damping": log(1e-5, 1e-1), "momentum": one_minus_log(0.5, 0.99)},
+)
+def _newton_cg(
+    lr: Hyper = 0.1,
+    momentum: Hyper = 0.0,
+    damping: Hyper = 1e-3,
+    curvature: Literal["hessian", "gauss_newton"] = "hessian",
+    max_products: int = 10,
+):
+    return steps(lr, momentum), lambda oracle, seed: newton_cg(
+        oracle, number("damping", damping), curvature=curvature, max_products=max_products
+    )
+
+
+@step_method(
+    regularised_newton,
+    label="RegularisedNewton",
+    title="Regularized Newton Method with Global O(1/k^2) Convergence",
+    arxiv="2112.02089",
+    year=2021,
+    section="algorithm 1",
+    notes="Stepped with heavy-ball momentum and a rate.",
+    space={"lr": log(1e-3, 1.0), "smoothness": log(1e-3, 1e3), "momentum": one_minus_log(0.5, 0.99)},
+)
+def _regularised_newton(lr: Hyper = 0.1, momentum: Hyper = 0.0, smoothness: Hyper = 1.0, max_products: int = 10):
+    return steps(lr, momentum), lambda oracle, seed: regularised_newton(
+        oracle, number("smoothness", smoothness), tol=1e-2, max_products=max_products
+    )
 
 
 class _Regularised(_NewtonCG):

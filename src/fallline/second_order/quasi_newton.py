@@ -11,16 +11,18 @@ from torch import Tensor
 from fallline.core.claims import claim
 from fallline.core.errors import InvalidValueError
 from fallline.core.oracle import Batch, Gradients, Oracle
-from fallline.core.types import Params
+from fallline.core.space import log, one_minus_log
+from fallline.core.types import Hyper, Params
 from fallline.curvature import Space, hessian
-from fallline.objectives.base import Objective, differentiable, flat
+from fallline.objectives.base import differentiable, flat
 from fallline.objectives.problems import quadratic
-from fallline.second_order.base import finite
+from fallline.second_order.base import PRODUCT, Direction, finite
+from fallline.second_order.entries import step_method, steps
 
 __all__ = ["stochastic_lbfgs", "two_loop"]
 
 
-def stochastic_lbfgs(oracle: Oracle, num_pairs: int = 10, every: int = 10) -> Objective:
+def stochastic_lbfgs(oracle: Oracle, num_pairs: int = 10, every: int = 10) -> Direction:
     r"""Stochastic quasi-Newton: the L-BFGS direction of the batch's gradient; a pair every so many steps, between means of iterates.
 
     Byrd, Hansen, Nocedal and Singer 2016, arXiv:1401.7020, algorithm 1. y is a product with the Hessian of the batch of the step at which the
@@ -37,9 +39,22 @@ def stochastic_lbfgs(oracle: Oracle, num_pairs: int = 10, every: int = 10) -> Ob
     return _StochasticLBFGS(differentiable(oracle, "stochastic_lbfgs"), num_pairs, every)
 
 
-class _StochasticLBFGS(Objective):
-    changes = "gradient"
+@step_method(
+    stochastic_lbfgs,
+    label="StochasticLBFGS",
+    title="A Stochastic Quasi-Newton Method for Large-Scale Optimization",
+    arxiv="1401.7020",
+    year=2014,
+    section="algorithm 1",
+    notes="Stepped with heavy-ball momentum and a rate. The product with the Hessian is that of the step's batch.",
+    space={"lr": log(1e-3, 1.0), "momentum": one_minus_log(0.5, 0.99)},
+    small={"every": 1, "num_pairs": 1},
+)
+def _stochastic_lbfgs(lr: Hyper = 0.1, momentum: Hyper = 0.0, num_pairs: int = 10, every: int = 10):
+    return steps(lr, momentum), lambda oracle, seed: stochastic_lbfgs(oracle, num_pairs, every)
 
+
+class _StochasticLBFGS(Direction):
     def __init__(self, inner: Oracle, num_pairs: int, every: int) -> None:
         super().__init__(inner)
         self.num_pairs, self.every = num_pairs, every
@@ -47,6 +62,7 @@ class _StochasticLBFGS(Objective):
 
     def value_and_grad(self, params: Params, batch: Batch, *, statistics: bool = False) -> tuple[Tensor, Gradients]:
         value, g = self.inner.value_and_grad(params, batch, statistics=statistics)
+        self.gradients = 1
         if not finite(g):
             return value, g
         space = Space.of(params)
@@ -67,6 +83,7 @@ class _StochasticLBFGS(Objective):
         mean = state.pop("sum") / self.every
         if "mean" in state:
             s = mean - state["mean"].to(mean)
+            self.gradients += PRODUCT
             y = hessian(self.inner, batch, space.unflatten(mean)) @ s
             if float(s @ y) > 1e-8 * float(s @ s):
                 for key, new in (("s", s), ("y", y)):

@@ -11,11 +11,13 @@ from torch import Tensor, nn
 from fallline.core.claims import claim
 from fallline.core.errors import InvalidValueError
 from fallline.core.oracle import Batch, Gradients, Oracle, of_loss
-from fallline.core.types import Params
+from fallline.core.space import log, one_minus_log
+from fallline.core.types import Hyper, Params
 from fallline.curvature import eigsh, hessian
 from fallline.objectives.base import differentiable, flat, unflatten
 from fallline.objectives.problems import classifier
-from fallline.second_order.base import Solver, eigh, finite
+from fallline.second_order.base import PRODUCT, Solver, eigh, finite
+from fallline.second_order.entries import number, step_method, steps
 from fallline.second_order.newton import newton_cg
 
 __all__ = ["saddle_free_newton"]
@@ -52,6 +54,24 @@ def saddle_free_newton(
     return _SaddleFree(inner, damping, rank, max_products)
 
 
+@step_method(
+    saddle_free_newton,
+    label="SaddleFreeNewton",
+    title="Identifying and attacking the saddle point problem in high-dimensional non-convex optimization",
+    arxiv="1406.2572",
+    year=2014,
+    section="algorithm 1",
+    notes="Of the largest 10 eigenvalues, from 30 products a step; stepped with heavy-ball momentum and a rate.",
+    space={"lr": log(1e-3, 1.0), "damping": log(1e-5, 1e-1), "momentum": one_minus_log(0.5, 0.99)},
+)
+def _saddle_free_newton(
+    lr: Hyper = 0.1, momentum: Hyper = 0.0, damping: Hyper = 1e-3, rank: int = 10, max_products: int = 30
+):
+    return steps(lr, momentum), lambda oracle, seed: saddle_free_newton(
+        oracle, number("damping", damping), rank, max_products=max_products
+    )
+
+
 class _SaddleFree(Solver):
     def __init__(self, inner: Oracle, damping: float, rank: int | None, max_products: int) -> None:
         super().__init__(inner, damping)
@@ -61,13 +81,16 @@ class _SaddleFree(Solver):
         value, g = self.inner.value_and_grad(params, batch, statistics=statistics)
         if not finite(g):  # left to the optimizer, which refuses it
             return value, g
+        self.gradients = 1
         operator = hessian(self.inner, batch, params)
         b = operator.domain.flatten(g)
         if self.rank is None:
+            self.gradients += PRODUCT * len(b)
             sizes, vectors = eigh(operator.dense())
             d = vectors @ ((vectors.T @ b) / (sizes.abs() + self.damping))
             return value, operator.domain.unflatten(d)
         found = eigsh(operator, self.rank, which="magnitude", tol=1e-2, max_products=self.max_products)
+        self.gradients += PRODUCT * found.num_products
         sizes, inside = found.values.abs().to(b), found.vectors.T @ b
         d = found.vectors @ (inside / (sizes + self.damping))
         d = d + (b - found.vectors @ inside) / (sizes.min() + self.damping)

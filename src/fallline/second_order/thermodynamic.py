@@ -11,15 +11,21 @@ import torch
 from torch import Tensor
 
 from fallline.core.claims import claim
-from fallline.core.errors import InvalidValueError
+from fallline.core.errors import InvalidValueError, NotFiniteError
 from fallline.core.oracle import Batch, Gradients, Oracle
-from fallline.core.types import Params
+from fallline.core.space import log
+from fallline.core.types import Hyper, Params
 from fallline.curvature import ggn
 from fallline.objectives.base import at_least, flat
 from fallline.objectives.problems import classifier
-from fallline.second_order.base import Solver, finite, plain
+from fallline.second_order.base import PRODUCT, Solver, finite, plain
+from fallline.second_order.entries import number, step_method, steps
 
 __all__ = ["tngd"]
+
+
+class NotSettledError(InvalidValueError, NotFiniteError):
+    """A simulation whose steps are too long for the curvature: it grows without bound."""
 
 
 def tngd(
@@ -52,6 +58,22 @@ def tngd(
     return _Thermodynamic(plain(oracle, "tngd"), damping, time, num_steps, temperature, seed)
 
 
+@step_method(
+    tngd,
+    label="TNGD",
+    title="Thermodynamic Natural Gradient Descent",
+    arxiv="2405.13817",
+    year=2024,
+    section="algorithm 1",
+    notes="The analog device is simulated, without noise; stepped with heavy-ball momentum and a rate.",
+    space={"lr": log(1e-3, 1.0), "time": log(1e-1, 1e1), "damping": log(1e-3, 1e1)},
+)
+def _tngd(lr: Hyper = 0.1, momentum: Hyper = 0.0, damping: Hyper = 1.0, time: Hyper = 1.0, num_steps: int = 10):
+    return steps(lr, momentum), lambda oracle, seed: tngd(
+        oracle, number("damping", damping), time=number("time", time), num_steps=num_steps, seed=seed
+    )
+
+
 class _Thermodynamic(Solver):
     def __init__(
         self, inner: Oracle, damping: float, time: float, num_steps: int, temperature: float, seed: int
@@ -62,8 +84,10 @@ class _Thermodynamic(Solver):
 
     def value_and_grad(self, params: Params, batch: Batch, *, statistics: bool = False) -> tuple[Tensor, Gradients]:
         value, g = self.inner.value_and_grad(params, batch, statistics=statistics)
+        self.gradients = 1
         if not finite(g):
             return value, g
+        self.gradients += PRODUCT * self.num_steps
         operator = ggn(self.inner, batch, params)
         b = operator.domain.flatten(g)
         x = self.state["x"].to(b) if "x" in self.state else torch.zeros_like(b)
@@ -72,7 +96,7 @@ class _Thermodynamic(Solver):
         for _ in range(self.num_steps):
             ax = operator @ x + self.damping * x
             if float(h * (x @ ax)) > 2 * float(x @ x):
-                raise InvalidValueError(
+                raise NotSettledError(
                     f"tngd() met a curvature of {float(x @ ax / (x @ x)):.3g} with steps of {h:.3g}, which do not settle. Expected their "
                     f"product below 2. Raise num_steps, or lower time or damping."
                 )

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-__all__ = ["Solver", "inverse_root", "when"]
+__all__ = ["Solver", "inverse_root", "turn_of", "when"]
 
 Solver = Literal["eigh", "newton"]
 
@@ -63,6 +63,16 @@ def _by_newton(a: Tensor, root: int, eps: float | Tensor, num_iterations: int) -
 def iterations_for(eps: float, root: int) -> int:
     """Iterations of ``"newton"`` after which the smallest eigenvalue of a matrix lifted by ``eps`` has come to one."""
     return math.ceil(math.log(1 / eps) / (root * math.log1p(1 / root))) + 8
+
+
+def turn_of(shape: tuple[int, ...], every: int) -> int:
+    """The step of a period of ``every`` at which tensors of this shape have their turn, so that not all have it at the same one.
+
+    It depends on the shape alone: tensors of one shape, which are stacked, keep together."""
+    turn = 0
+    for n in shape:
+        turn = 31 * turn + n
+    return turn % every
 
 
 def when(due: bool | Tensor, renew: Callable[[], tuple[Tensor, ...]], old: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

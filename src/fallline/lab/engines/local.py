@@ -21,8 +21,8 @@ from typing import Any
 
 import torch
 
+from fallline.lab.batch_sizes import load_entry
 from fallline.lab.engines.engine import Group, Reply, train_group
-from fallline.lab.entries import load_entry
 from fallline.tasks import Task
 
 __all__ = ["LocalEngine", "keep_memory", "prepare_process"]

@@ -15,9 +15,10 @@ from fallline.checkpoint import load_sharded, save_sharded
 from fallline.checkpoint.ranks import from_rank_0, together
 from fallline.core.errors import FalllineError
 from fallline.core.optimizer import Optimizer
+from fallline.lab.entries import StepMethod, entry_of
 from fallline.lab.large.ranks import Ranks
 from fallline.lab.large.share import Measure, on_device, shared
-from fallline.lab.run import Record, RunSpec, advance, chain_of
+from fallline.lab.run import Record, Running, RunSpec, advance, chain_of
 from fallline.lab.streams import generator, seeded
 from fallline.tasks import Task, evaluate, fetch
 
@@ -84,6 +85,11 @@ def train_large(
     """
     with together("fallline run"):
         how.check(task, ranks)
+        if isinstance(entry_of(spec.method), StepMethod):
+            raise FalllineError(
+                f"{spec.method} is a second-order solver, which trains in one process and saves no checkpoints. Expected one of 'fallline "
+                f"methods' that steps along the gradient. Leave out --parallel, --save and --resume, or take another method."
+            )
         with seeded(spec.seed, "init"):
             model = task.model()
         model = model.to(ranks.device)
@@ -105,7 +111,7 @@ def train_large(
         return evaluate(task, model)
 
     if record.diverged_at is None:
-        for t in advance(shared(task, loss, ranks), model, optimizer, record, begun, judge):
+        for t in advance(shared(task, loss, ranks), Running(model, optimizer, record), begun, judge):
             if record.curve["steps"] and record.curve["steps"][-1] == t:
                 on_evaluation(t, record.curve["train_loss"][-1], record.curve["metric"][-1])
             if how.save is not None and (t % every == 0 or t == spec.steps):

@@ -12,6 +12,7 @@ from torch import Tensor
 from fallline.core.guard import PATIENCE, limit
 from fallline.core.optimizer import Optimizer
 from fallline.core.transform import Chain
+from fallline.lab.entries import STEP_METHODS
 from fallline.lab.population.stack import Alone, Stack, Survey, made, survey
 from fallline.lab.population.state import State, structure
 from fallline.lab.population.update import Update, make_update
@@ -75,6 +76,8 @@ def chunks(found: Survey, chain: Chain, room: int) -> int:
 
 def _check(specs: Sequence[RunSpec], chains: Sequence[Chain]) -> None:
     """Raise Alone unless the runs are of one kind and their method asks for nothing but gradients and losses."""
+    if specs[0].method in STEP_METHODS:
+        raise Alone(f"{specs[0].method} solves for its direction, which takes one model at a time")
     if len({(s.task, s.method, s.steps) for s in specs}) != 1 or len({structure(c) for c in chains}) != 1:
         raise Alone("the runs differ in task, method, options or steps")
     needs = chains[0].needs - {"loss"}

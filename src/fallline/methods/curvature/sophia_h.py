@@ -45,7 +45,7 @@ class ScaleBySophia(Transform):
     arxiv="2305.14342",
     year=2023,
     section="algorithms 1 and 3",
-    notes="Sophia with Hutchinson's estimator. Sophia-G needs gradients for labels that the model draws, which a closure does not give.",
+    notes="Sophia with Hutchinson's estimator. Sophia-G, which needs the model's outputs, is second_order.sophia_g.",
     space={"lr": log(1e-4, 1e-1), "gamma": log(1e-3, 1.0), "b1": one_minus_log(0.8, 0.99)},
     xfail={"movement_dies_out": "where curvature is small a step is a sign: the momentum shrinks, but its sign stays"},
 )

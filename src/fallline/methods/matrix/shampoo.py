@@ -25,7 +25,7 @@ from fallline.schedules import cosine
 from fallline.transforms import decay, descend, momentum
 from fallline.transforms.average import whole
 from fallline.transforms.kronecker import factor_slot, grid_of, packed, unpacked
-from fallline.transforms.roots import inverse_root, when
+from fallline.transforms.roots import inverse_root, turn_of, when
 
 
 def _moment(step, p):
@@ -35,7 +35,8 @@ def _moment(step, p):
 
 @transform
 class ScaleByShampoo(Transform):
-    """Its direction, as long as the step that is grafted; ``root`` is 2 k where it is 0, ``sides`` says which dimensions have factors"""
+    """Its direction, as long as the step that is grafted; ``root`` is 2 k where it is 0, ``sides`` says which dimensions have factors. With
+    ``spread`` tensors of different shapes renew their roots at different steps, and all at the first one"""
 
     b2: Hyper = 0.999
     eps: Hyper = 1e-6
@@ -45,6 +46,7 @@ class ScaleByShampoo(Transform):
     sides: str = "both"
     solver: str = "eigh"
     root: int = 0
+    spread: bool = False
     reach = Reach.MATRIX
     compiles = False
     domains = {"b2": Domain("[0, 1]"), "eps": Domain("[0, 1)")}
@@ -71,7 +73,8 @@ class ScaleByShampoo(Transform):
         def renew():
             return (packed([inverse_root(f / weight, root, self.eps, self.solver) for f in held]),)
 
-        (roots,) = when((at.t - 1) % self.every == 0, renew, (roots,))
+        due = (at.t - 1) % self.every == (turn_of(tuple(u.shape), self.every) if self.spread else 0)
+        (roots,) = when(due | (at.t == 1), renew, (roots,))
         step = grid.crop(grid.join(grid.times(blocks, unpacked(roots, grid))), u.shape)
         if self.graft != "none":
             size = step.norm()
@@ -88,7 +91,8 @@ class ScaleByShampoo(Transform):
     notes="b2=1 and graft='none' give the first paper's method. eps is relative to a factor's largest eigenvalue, as in the second paper; "
     "there, as here, momentum comes last. Dimensions after the first are merged while a block holds them. sides='left', 'right' or "
     "'shorter' keeps factors for these dimensions only, with the exponent that goes with their number. ScaleByShampoo has further choices: "
-    "the coupled Newton iteration (solver='newton') and other exponents (root).",
+    "the coupled Newton iteration (solver='newton') and other exponents (root). spread=True lets tensors of different shapes renew their roots "
+    "at different steps, so that no step after the first has to renew them all.",
     space={"lr": log(3e-4, 3e-1), "b1": one_minus_log(0.5, 0.99), "b2": one_minus_log(0.9, 0.999)},
 )
 def shampoo(
@@ -101,10 +105,11 @@ def shampoo(
     every: int = 10,
     block: int = 1024,
     sides: Literal["both", "left", "right", "shorter"] = "both",
+    spread: bool = False,
 ):
     whole("shampoo", "every", every)
     whole("shampoo", "block", block)
-    step = ScaleByShampoo(b2, eps, graft, every, block, sides)
+    step = ScaleByShampoo(b2, eps, graft, every, block, sides, spread=spread)
     return chain(step, momentum(b1, b1), decay(weight_decay), descend(lr))
 
 

@@ -23,7 +23,7 @@ from fallline.schedules import cosine
 from fallline.transforms import decay, descend
 from fallline.transforms.average import whole
 from fallline.transforms.kronecker import factor_slot, grid_of, packed, padded_slot, unpacked
-from fallline.transforms.roots import when
+from fallline.transforms.roots import turn_of, when
 
 
 def _eigenvectors(a):
@@ -50,6 +50,7 @@ class ScaleBySoap(Transform):
     every: int = 10
     block: int = 1024
     sides: str = "both"
+    spread: bool = False
     reach = Reach.MATRIX
     compiles = False
     slots = {**zeros("m"), "v": padded_slot, "factors": factor_slot, "bases": factor_slot}
@@ -80,7 +81,8 @@ class ScaleBySoap(Transform):
                 moved = lead.gather(1, index).movedim(1, axis + 1)
             return packed(turned), moved
 
-        bases, second = when(at.t % self.every == 0, follow, (bases, second))
+        turn = turn_of(tuple(u.shape), self.every) if self.spread else 0
+        bases, second = when(at.t % self.every == turn, follow, (bases, second))
         kept = {"m": m, "v": grid.join(second).reshape(v.shape), "factors": packed(held), "bases": bases}
         return grid.crop(grid.join(step), u.shape), kept
 
@@ -93,7 +95,7 @@ class ScaleBySoap(Transform):
     section="algorithm 3",
     notes="One b2 for factors and second moment, as in the authors' code, whose betas are (0.95, 0.95). That code takes no step at first, "
     "to have a basis; here the basis is that of the first gradient. The basis' vectors are kept in descending order, and v with them. "
-    "sides='left', 'right' or 'shorter' is the one-sided form.",
+    "sides='left', 'right' or 'shorter' is the one-sided form. spread=True lets tensors of different shapes follow at different steps.",
     space={"lr": log(3e-4, 3e-1), "b1": one_minus_log(0.5, 0.99), "b2": one_minus_log(0.9, 0.999)},
     xfail={"movement_dies_out": "of a vector it dies out at 2.5 % a step, b1 / sqrt(b2) being 0.975"},
 )
@@ -106,10 +108,11 @@ def soap(
     every: int = 10,
     block: int = 1024,
     sides: Literal["both", "left", "right", "shorter"] = "both",
+    spread: bool = False,
 ):
     whole("soap", "every", every)
     whole("soap", "block", block)
-    return chain(ScaleBySoap(b1, b2, eps, every, block, sides), decay(weight_decay), descend(lr))
+    return chain(ScaleBySoap(b1, b2, eps, every, block, sides, spread), decay(weight_decay), descend(lr))
 
 
 @soap.claim(
