@@ -46,6 +46,9 @@ class _Trial:
         self.record = self.running.record
 
     def train(self, until: int) -> None:
+        """Go on until that step is done, or the run diverges."""
+        if self.record.diverged_at is not None or self.record.steps >= until:
+            return
         steps = advance(self.task, self.running, self.record.steps)
         for t in steps:
             if t == until:
