@@ -29,7 +29,7 @@ def test_help_is_quick_because_torch_stays_out():
     subprocess.run([sys.executable, "-c", code], check=True)
     result = run("--help")
     assert result.returncode == 0
-    for command in ("demo", "compare", "resume", "report", "methods", "tasks", "run", "claims"):
+    for command in ("demo", "compare", "resume", "report", "methods", "tasks", "run", "lr", "claims"):
         assert command in result.stdout
 
 
