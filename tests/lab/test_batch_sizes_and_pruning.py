@@ -130,6 +130,19 @@ def test_halving_keeps_the_better_half_twice_and_changes_no_survivor():
         assert (record["final"] is None) == (record["status"] == "pruned")
 
 
+def test_two_rungs_on_one_evaluation_stop_there():
+    records = train_halving(small.make_task(num_evals=2), trials())
+    assert sorted(len(r["steps"]) for r in records) == [1] * 6 + [2, 2]
+
+
+def test_trials_that_diverge_stay_as_they_are():
+    specs = [RunSpec("small", "sgd", (("lr", lr),), 0, 40, "prune") for lr in (1e9, 1e-3, 1e8, 1e7)]
+    records = train_halving(small.diverging(), specs)
+    assert [r["status"] for r in records] == ["diverged", "done", "diverged", "diverged"]
+    for spec, record in zip(specs, records, strict=True):
+        assert record["diverged_at"] == train(small.diverging(), spec)["diverged_at"]
+
+
 def test_a_pruned_study_explores_and_says_so(tmp_path):
     spec = make_spec([task()], ["lion"], "quick", 7, prune=True)
     results = run_study(spec, tmp_path, 2)

@@ -52,6 +52,9 @@ class _Trial:
         self.model, self.optimizer, self.record = begin(task, spec)
 
     def train(self, until: int) -> None:
+        """Go on until that step is done, or the run diverges."""
+        if self.record.diverged_at is not None or self.record.steps >= until:
+            return
         steps = advance(self.task, self.model, self.optimizer, self.record, self.record.steps)
         for t in steps:
             if t == until:

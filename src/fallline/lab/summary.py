@@ -48,9 +48,8 @@ def summarise(
     planned = sum(_planned(spec, m, _anchor(t)) for t in found for m in t["methods"])
     ranked, times = _ranking(spec, found), clock(facts)
     for t in found:
-        missing = sum(_planned(spec, m, _anchor(t)) - len(_runs_of(m)) for m in t["methods"]) - bool(
-            t.get("noise_scale")
-        )
+        there = sum(len(_runs_of(m)) for m in t["methods"]) + bool(t.get("noise_scale"))
+        missing = sum(_planned(spec, m, _anchor(t)) for m in t["methods"]) - there
         t["what_would_change"] = what_would_change(t, spec.num_seeds, missing, f"fallline resume {folder}", times)
     for t in found:
         for m in t["methods"]:
@@ -412,7 +411,7 @@ def _ranking(spec: StudySpec, found: Sequence[Mapping[str, Any]]) -> dict[str, A
     times: dict[str, dict[str, list[float]]] = {method: {} for method in spec.methods}
     budgets, bases = {}, set()
     for t in found:
-        finished = all(len(m["runs"]) == spec.num_seeds or (m["best"] is None and m["trials"]) for m in t["methods"])
+        finished = all(len(m["runs"]) == spec.num_seeds or (m["best"] is None and m["complete"]) for m in t["methods"])
         value = next((x["value"] for x in t["targets"] if x["share"] == RANKED), None)
         if not finished or value is None:
             continue
