@@ -95,7 +95,8 @@ def _how_sure(results: Results) -> str:
         runs = results.study.runs
         return f"Nothing of this is final: {runs.done + runs.diverged} of {runs.planned} runs are done."
     weak = [t.name for t in results.tasks if any(light.state == "bad" for light in lights(results, t))]
-    checks = f"checks weaken the verdict on {enumeration(weak)}" if weak else "no check weakens the verdict on any task"
+    where = enumeration(weak) if len(weak) <= 3 else f"{len(weak)} of {len(results.tasks)} tasks (▲ in the table)"
+    checks = f"checks weaken the verdict on {where}" if weak else "no check weakens the verdict on any task"
     if results.ranking is None:
         return checks[:1].upper() + checks[1:] + "."
     flips = len(results.ranking.flips)
