@@ -1,10 +1,10 @@
 """Tune AdamW and Nesterov on the tasks, and write what they reach to src/fallline/tasks/baselines.toml.
 
-    python tools/baselines.py                    every task whose search takes less than two minutes of the processor
+    python tools/baselines.py                    every task but those in TOO_LONG
     python tools/baselines.py siren-image ...    these only; entries of the others stay as they are
 
 Each is one study, `fallline compare TASK --methods adamw,nesterov --budget quick --seeds 5`, which the file names beside its date: 8 rates
-at 30 % of the task's steps, then the best one on five fresh seeds. Tasks in TOO_LONG are left out, and the file says so.
+at 30 % of the task's steps, then the best one on five fresh seeds. Tasks in TOO_LONG are left out for their cost, and the file says so.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ BUDGET, NUM_SEEDS = "quick", 5
 TOO_LONG = ("fashion-cnn", "fashion-resnet", "fashion-nfnet", "fashion-vit", "fashion-noisy", "shakespeare-gpt")
 HEAD = """# What tuned AdamW and Nesterov reach on the tasks: the best rate of 8 at 30 % of the task's steps, then its final metric on five
 # fresh seeds. Written by `python tools/baselines.py`; shown by `fallline tasks NAME`. Every entry names the command that repeats it.
-# Left out, since the search takes more than two minutes of a processor: {left_out}.
+# Left out for their cost, estimated at one to several minutes of a processor: {left_out}.
 # Not measured yet: {missing}.
 """
 
