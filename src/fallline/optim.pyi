@@ -256,6 +256,25 @@ class AdaMomentum(DropIn):
         seed: int = ...,
     ) -> None: ...
 
+class AdaOASIS(DropIn):
+    def __init__(
+        self,
+        params: Any,
+        lr: Hyper = ...,
+        b2: Hyper = ...,
+        alpha: Hyper = ...,
+        weight_decay: Hyper = ...,
+        initial_step: float = ...,
+        *,
+        maximize: bool = ...,
+        fuse: Fuse = ...,
+        nonfinite: Policy = ...,
+        patience: int = ...,
+        state_format: str = ...,
+        rounding: Rounding = ...,
+        seed: int = ...,
+    ) -> None: ...
+
 class Adadelta(DropIn):
     def __init__(
         self,

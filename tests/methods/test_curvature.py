@@ -11,8 +11,8 @@ from fallline.core.random import signs_like
 from fallline.core.requests import probe
 from fallline.lab.study import expand
 
-NAMES = ("adahessian", "oasis", "sophia_h")
-SLOTS = {"adahessian": "adahessian.d", "oasis": "oasis.d", "sophia_h": "sophia.d"}
+NAMES = ("ada_oasis", "adahessian", "oasis", "sophia_h")
+SLOTS = {"ada_oasis": "ada_oasis.d", "adahessian": "adahessian.d", "oasis": "oasis.d", "sophia_h": "sophia.d"}
 
 
 def a_model():
@@ -171,6 +171,34 @@ def test_equals_its_twin(name, twin, hypers):
         x = x - 0.1 * (twin(2 * np.cos(2 * x) + 2 * x, d, memory, t, **hypers) + 0.1 * x)
         optimizer.step(closure)
         assert np.allclose(p.detach().numpy(), x, rtol=1e-9, atol=1e-11), t
+
+
+@pytest.mark.filterwarnings("ignore:Using backward")
+def test_adaptive_oasis_equals_its_twin():
+    """Two tensors of a sum of sines, whose norms go together."""
+    start = np.linspace(-2, 2, 12)
+    p, q = (nn.Parameter(torch.tensor(x)) for x in np.split(start, [5]))
+    optimizer = Optimizer([p, q], METHODS["ada_oasis"](b2=0.8, alpha=0.5, initial_step=1e-3))
+
+    def closure():
+        optimizer.zero_grad()
+        loss = sum((2 * x).sin().sum() + x.square().sum() for x in (p, q))
+        loss.backward(create_graph=True)
+        return loss
+
+    x, step, theta, h, before = start, 1e-3, 1e12, None, None
+    for t in range(1, 12):
+        g, d = 2 * np.cos(2 * x) + 2 * x, -4 * np.sin(2 * x) + 2
+        h = d if t == 1 else 0.8 * h + 0.2 * d
+        size = np.maximum(np.abs(h), 0.5)
+        if before is not None:
+            moved, turned = x - before[0], g - before[1]
+            smooth = np.sqrt((moved**2 * size).sum()) / (2 * np.sqrt((turned**2 / size).sum()))
+            new = min(np.sqrt(1 + theta) * step, smooth)
+            step, theta = new, new / step
+        before, x = (x, g), x - step * g / size
+        optimizer.step(closure)
+        assert np.allclose(torch.cat([p, q]).detach().numpy(), x, rtol=1e-9, atol=1e-11), t
 
 
 def test_adahessian_averages_over_kernels():

@@ -83,7 +83,8 @@ def find_bracket(
         num_probes: orders in which the edge is looked for.
 
     Afterwards parameters, gradients, buffers, the optimizer's state and groups, the random states of torch, numpy and Python, and the generators of
-    a DataLoader are what they were before, to the bit. Hooks on the optimizer's steps run as in training.
+    a DataLoader are what they were before, to the bit. Hooks on the optimizer's steps run as in training, and an optimizer of ours goes on
+    counting the steps that it refused.
 
     Raises:
         TypeError, ValueError: for an iterator, which cannot be put back; fewer than four batches; a rate that is not positive, or that

@@ -176,7 +176,8 @@ def protocol(spec: StudySpec) -> list[dict[str, str]]:
         f"apart only if the corrected p is at most {ALPHA:g}; the interval of their difference then excludes zero.",
         "Edges": "While the worse of two methods is best on the edge of its space, and its curve there could close the difference within a "
         "decade, the verdict on the two is withheld.",
-        "Time": "CPU seconds of the training process on one thread, evaluation excluded; steps count one gradient evaluation each.",
+        "Time": "CPU seconds of the training process on one thread, evaluation excluded; gradient evaluations are counted, "
+        "so that methods which take several a step pay for them.",
     }
     return [{"rule": rule, "setting": setting} for rule, setting in rules.items()]
 

@@ -40,7 +40,7 @@ class ScaleByOasis(Transform):
     arxiv="2109.05198",
     year=2021,
     section="algorithm 1, fixed learning rate",
-    notes="The paper's D_0 is a mean of several estimates, here one. Its adaptive rate is left out: it is AdGD's in the norm of D.",
+    notes="The paper's D_0 is a mean of several estimates, here one. With the adaptive rate it is ``ada_oasis``.",
     space={"lr": log(3e-3, 3.0), "b2": one_minus_log(0.9, 0.999), "alpha": log(1e-3, 1.0)},
     xfail={
         "half_precision_computes_in_float32": "without create_graph H z is a difference of gradients at rounded points"

@@ -17,6 +17,7 @@ from fallline.core.transform import Transform, chain, transform, zeros
 from fallline.core.types import Hyper, Reach
 from fallline.transforms import add_l2, descend
 from fallline.transforms.average import clone
+from fallline.transforms.smoothness import INFINITE, next_step
 
 
 @transform
@@ -26,7 +27,7 @@ class ScaleByAdgd(Transform):
         "x": clone,
         **zeros("g"),
         "step": lambda step, p: p.new_full((), step.initial_step),
-        "theta": lambda step, p: p.new_full((), 1e12),  # infinite in the paper
+        "theta": lambda step, p: p.new_full((), INFINITE),
     }
     nonnegative = frozenset({"step", "theta"})
     reach = Reach.GROUP
@@ -35,11 +36,7 @@ class ScaleByAdgd(Transform):
         return torch.stack([(at.p - x).square().sum(), (u - g).square().sum()])
 
     def update(self, u, at, *, x, g, step, theta):
-        moved, turned = at.totals
-        smooth = moved.sqrt() / (2 * turned.sqrt())
-        told = (moved > 0) & (turned > 0)  # else nothing was learnt: the first step, or one that changed nothing
-        new = torch.where(told, torch.minimum((1 + theta).sqrt() * step, smooth), step)
-        theta = torch.where(told, new / step, theta)
+        new, theta = next_step(*at.totals, step, theta)
         return new * u, {"x": at.p, "g": u, "step": new, "theta": theta}
 
 
