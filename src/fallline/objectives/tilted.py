@@ -36,7 +36,7 @@ def term(losses: Tensor, t: float, weights: Tensor | None = None) -> Tensor:
         there = losses.masked_fill(w == 0, -t)
         return there.amax() if t > 0 else there.amin()
     mean = (w * losses).sum()
-    if t == 0:
+    if abs(t) < torch.finfo(losses.dtype).tiny:  # a division by it would overflow
         return mean
     off = t * (losses - mean.detach())  # any constant may be taken off and added again
     small = off.detach().abs().amax() < 1
