@@ -1,12 +1,13 @@
 r"""Distributionally robust losses: the largest mean under other weights of the examples, :math:`\max_{q \in Q} \sum_i q_i \ell_i`.
 
-The weights are found exactly, from the sorted losses, and held fixed in the gradient, as Danskin's theorem says; second
+The weights are found to rounding, from the sorted losses or by bisection, and held fixed in the gradient, as Danskin's theorem says; second
 derivatives of these losses are therefore not to be used. Penalised KL divergence is ``term`` with t one over the penalty.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -50,25 +51,17 @@ def chi_square_dro(losses: Tensor, radius: float) -> Tensor:
 
 
 def chi_square_weights(losses: Tensor, radius: float) -> Tensor:
-    """The weights that attain the maximum, shape (examples,)."""
+    """The weights that attain the maximum, shape (examples,): proportional to (loss - eta)_+, with eta found by bisection."""
     n = len(losses)
-    x, order = losses.double().sort(descending=True)
-    k = torch.arange(1, n + 1, dtype=x.dtype, device=x.device)
-    x0 = x - x.mean()  # the same weights, fewer digits lost
-    mean = x0.cumsum(0) / k
-    variance = (x0.square().cumsum(0) / k - mean.square()).clamp_min(0)
-    free = ((k - n) + 2 * radius * k) / n  # of the k largest alone: the divergence is radius at eta below
-    eta = mean - (variance / free.clamp_min(torch.finfo(x.dtype).tiny)).sqrt()
-    following = torch.cat([x0[1:], x0.new_full((1,), -math.inf)])
-    fits = (free > 0) & (eta < x0) & (eta >= following)
-    q = torch.zeros_like(x0)
-    if radius < 1e-24 or x0[0] == x0[-1]:
-        q += 1 / n
-    elif not bool(fits.any()):  # the ball holds all weight on the largest
-        q = (x0 == x0[0]).to(x.dtype)
-    else:
-        q = (x0 - eta[int(fits.nonzero()[0])]).clamp_min(0)
-    return torch.empty_like(q).scatter_(0, order, q / q.sum()).to(losses.dtype)
+
+    def divergence(q: Tensor) -> Tensor:
+        return (n * q - 1).square().mean() / 2
+
+    def weights(log_reach: Tensor, x: Tensor) -> Tensor:
+        q = (x + log_reach.exp()).clamp_min(0)
+        return q / q.sum()
+
+    return _widest(losses, radius, weights, divergence, narrow=-60.0, wide=40.0)
 
 
 def kl_dro(losses: Tensor, radius: float) -> Tensor:
@@ -85,20 +78,35 @@ def kl_dro(losses: Tensor, radius: float) -> Tensor:
 
 def kl_weights(losses: Tensor, radius: float) -> Tensor:
     """The weights that attain the maximum, shape (examples,)."""
+
+    def divergence(q: Tensor) -> Tensor:
+        return torch.special.xlogy(q, q * len(q)).sum()
+
+    def weights(log_temperature: Tensor, x: Tensor) -> Tensor:
+        return torch.softmax(x / log_temperature.exp(), 0)
+
+    return _widest(losses, radius, weights, divergence, narrow=-40.0, wide=20.0)
+
+
+def _widest(
+    losses: Tensor,
+    radius: float,
+    weights: Callable[[Tensor, Tensor], Tensor],
+    divergence: Callable[[Tensor], Tensor],
+    narrow: float,
+    wide: float,
+) -> Tensor:
+    """The narrowest weights within the ball. ``weights(s, x)``, of losses x scaled to [-1, 0], go from the largest loss alone at ``narrow`` to
+    even ones at ``wide``, and their divergence falls on the way."""
     x = losses.double()
     spread = x.max() - x.min()
     x = (x - x.max()) / torch.where(spread == 0, 1.0, spread)
-
-    def weights(log_t: Tensor) -> Tensor:
-        return torch.softmax(log_t.exp() * x, 0)
-
-    low, high = x.new_tensor(-20.0), x.new_tensor(40.0)
-    for _ in range(60):
+    low, high = x.new_tensor(narrow), x.new_tensor(wide)
+    for _ in range(64):
         middle = (low + high) / 2
-        q = weights(middle)
-        over = torch.special.xlogy(q, q * len(x)).sum() > radius
-        low, high = torch.where(over, low, middle), torch.where(over, middle, high)
-    return weights(low).to(losses.dtype)
+        over = divergence(weights(middle, x)) > radius
+        low, high = torch.where(over, middle, low), torch.where(over, high, middle)
+    return weights(high, x).to(losses.dtype)
 
 
 # -- claims -----------------------------------------------------------------------------------------------------------------
