@@ -25,7 +25,7 @@ from fallline.dynamics.record import Record, Trouble
 __all__ = ["BUDGET", "DIVERGED", "Watch", "watch"]
 
 BUDGET = 0.1
-"""The share of a run's time that its watch may take by default."""
+"""What a watch may take by default, as a part of what the run itself takes."""
 
 DIVERGED = 3.0
 """A loss above this many times the first one has diverged."""
@@ -84,8 +84,9 @@ class Watch:
 
     @property
     def overhead(self) -> float:
-        """The share of the time since the start that the watch has taken."""
-        return sum(self._spent.values()) / max(self._clock() - self._began, 1e-9)
+        """What the watch has taken since the start, over what the run itself has."""
+        spent = sum(self._spent.values())
+        return spent / max(self._clock() - self._began - spent, 1e-9)
 
     def findings(self) -> list[Finding]:
         """What the numbers say, most important first."""
@@ -175,11 +176,11 @@ class Watch:
         step = self.record.steps
         if self._every is not None:
             return step % self._every == 0 or step == 1
-        past = self._clock() - self._began
+        own = self._clock() - self._began - sum(self._spent.values())  # the run's, without the watch
         cost = self._costs[what]
         if what == "probes" and not cost:  # unknown before the first: about a hundred gradients
-            cost = 100 * (past - sum(self._spent.values())) / max(step, 1)
-        return self._spent[what] + cost <= self._budget / 2 * past  # one half for each kind
+            cost = 100 * own / max(step, 1)
+        return self._spent[what] + cost <= self._budget / 2 * own  # one half for each kind
 
     def _timed(self, what: str, call: Callable[[], None], more: bool = False) -> None:
         began = self._clock()
@@ -211,7 +212,7 @@ def watch(
         loss: for curvature and noise: an oracle, or ``criterion(outputs, targets)`` for batches (inputs, targets). Without it only what
             steps do is seen.
         every: steps between observations. By default as often as ``budget`` allows.
-        budget: the share of the run's time that the watch may take.
+        budget: what the watch may take, as a part of what the run itself takes.
         probe: the batch that curvature and noise are taken on; by default the current one, which adds its noise.
     """
     if not isinstance(model, nn.Module) or not isinstance(optimizer, torch.optim.Optimizer):
