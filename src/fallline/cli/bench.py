@@ -16,7 +16,7 @@ from rich.text import Text
 from fallline.bench import Plan, Result, Row, judge, make_plan, measure_memory, num_threads, run, save, start_compiler
 from fallline.bench.memory import Extra
 from fallline.bench.table import COLUMNS, MEMORY_COLUMNS, cells, header, memory_cells, numel_text
-from fallline.cli.catalogue import console
+from fallline.cli.catalogue import check_folder_of, console
 from fallline.core.errors import InvalidValueError
 from fallline.lab.environment import describe, load_average
 
@@ -32,11 +32,7 @@ def bench_step(plan: Plan, threads: int, file: Path | None, memory: bool, comman
             "--memory got --rounds or --quick, which are about time. Expected it without: memory is counted once, exactly. "
             "Drop them."
         )
-    if file is not None and not file.parent.is_dir():
-        raise InvalidValueError(
-            f"--json got {str(file)!r}, but {str(file.parent)!r} is no folder. Expected a file in a folder that exists. "
-            f"Make it first."
-        )
+    check_folder_of(file)
     out = console()
     load = load_average()
     with num_threads(threads), start_compiler(("eager",) if memory else plan.layouts) as started:

@@ -4,17 +4,28 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from pathlib import Path
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from fallline.core.errors import InvalidValueError
 from fallline.core.method import Method
 from fallline.core.schedule import Schedule
 from fallline.lab.entries import METHODS, STEP_METHODS, StepMethod, entry_of
 
 __all__ = ["print_claims", "print_method", "print_methods", "print_task", "print_tasks"]
+
+
+def check_folder_of(file: Path | None) -> None:
+    """Raise before anything is measured if the file of ``--json`` could not be written afterwards."""
+    if file is not None and not file.parent.is_dir():
+        raise InvalidValueError(
+            f"--json got {str(file)!r}, but {str(file.parent)!r} is no folder. Expected a file in a folder that exists. "
+            f"Make it first."
+        )
 
 
 def console() -> Console:

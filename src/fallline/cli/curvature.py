@@ -12,8 +12,7 @@ from rich.text import Text
 from fallline.bench.curvature import CurvatureRow, measure_curvature, missing_peers, problem
 from fallline.bench.step import num_threads
 from fallline.bench.table import header
-from fallline.cli.catalogue import console
-from fallline.core.errors import InvalidValueError
+from fallline.cli.catalogue import check_folder_of, console
 from fallline.lab.environment import describe, load_average
 
 __all__ = ["bench_curvature"]
@@ -24,11 +23,7 @@ _WIDTHS = (44, 34, 8, 10, 9, 12, 11)
 
 def bench_curvature(examples: int, quick: bool, threads: int, file: Path | None, command: str) -> int:
     """Measure, print, and write the file."""
-    if file is not None and not file.parent.is_dir():
-        raise InvalidValueError(
-            f"--json got {str(file)!r}, but {str(file.parent)!r} is no folder. Expected a file in a folder that exists. "
-            f"Make it first."
-        )
+    check_folder_of(file)
     out = console()
     about = {"date": time.strftime("%Y-%m-%d %H:%M"), **describe(), "threads": threads, "load": load_average()}
     out.print(header(about))

@@ -10,10 +10,10 @@ import torch.distributed as dist
 
 from fallline.checkpoint.ranks import together
 from fallline.cli.catalogue import console
-from fallline.cli.study import run_spec
+from fallline.cli.study import print_end, run_spec
 from fallline.core.errors import FalllineError
+from fallline.lab.batch_sizes import load_entry
 from fallline.lab.large import LargeRun, Parallel, Ranks, joined, train_large
-from fallline.tasks import load
 
 __all__ = ["run_large"]
 
@@ -46,7 +46,7 @@ def _run(
     out = console()
     out.quiet = ranks.rank > 0
     with together("fallline run"):
-        loaded = load(task)
+        loaded = load_entry(task)
         spec = run_spec(loaded, task, method, settings, seed, steps)
     metric = loaded.metric
     where = f"{ranks.size} processes, {how.parallel or 'ddp'}" if ranks.size > 1 else "1 process"
@@ -60,8 +60,5 @@ def _run(
         on_evaluation=lambda t, loss, value: out.print(f"{t:7d}  {loss:12.6g}  {value:.6g}"),
         on_note=lambda text: out.print(f"note      {text}", soft_wrap=True),
     )
-    if record["status"] == "diverged":
-        out.print(f"diverged at step {record['diverged_at']}")
-    else:
-        out.print(f"final {metric}: {record['final']!r}")
+    print_end(record, metric, out)
     return 0

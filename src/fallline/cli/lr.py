@@ -11,9 +11,8 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from fallline.cli.catalogue import console
+from fallline.cli.catalogue import check_folder_of, console
 from fallline.cli.study import setting
-from fallline.core.errors import FalllineError
 from fallline.lab.bracket import NUM_PROBES, STEPS
 from fallline.lab.rate import FoundRate, Trial, find_rate
 from fallline.tasks import load
@@ -24,11 +23,7 @@ __all__ = ["print_rate"]
 def print_rate(task: str, method: str, settings: Sequence[str], steps: int | None, seed: int, file: Path | None) -> int:
     """Search, print each run as it ends, then the answer; exit code 1 if nothing can be told."""
     torch.set_num_threads(1)
-    if file is not None and not file.parent.is_dir():
-        raise FalllineError(
-            f"--json got {str(file)!r}, but {str(file.parent)!r} is no folder. Expected a file in a folder that exists. "
-            f"Make it first."
-        )
+    check_folder_of(file)
     loaded = load(task)
     hypers = dict(setting(text, method) for text in settings)
     out = console()

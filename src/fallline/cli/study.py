@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,12 @@ from fallline.lab.engines import EngineChoice
 from fallline.lab.entries import entry_of
 from fallline.lab.statistics import default_num_seeds
 from fallline.lab.study import engine_of
-from fallline.tasks import Task, suite
+from fallline.tasks import Metric, Task, suite
 
 __all__ = [
     "compare_and_report",
     "named_tasks",
+    "print_end",
     "ranges_of_file",
     "report_again",
     "resume_and_report",
@@ -136,11 +137,16 @@ def run_once(task: str, method: str, settings: Sequence[str], seed: int, steps: 
     out.print(f"{'step':>7}  {'train loss':>12}  {metric}")
     for t, loss, value in zip(record["steps"], record["train_loss"], record["metric"], strict=True):
         out.print(f"{t:7d}  {loss:12.6g}  {value:.6g}")
+    print_end(record, metric, out)
+    return 0
+
+
+def print_end(record: Mapping[str, Any], metric: Metric, out: Console) -> None:
+    """How a run ended."""
     if record["status"] == "diverged":
         out.print(f"diverged at step {record['diverged_at']}")
     else:
         out.print(f"final {metric}: {record['final']!r}")
-    return 0
 
 
 def run_spec(loaded: Task, task: str, method: str, settings: Sequence[str], seed: int, steps: int | None) -> RunSpec:

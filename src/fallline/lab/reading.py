@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from fallline.core.errors import FalllineError
-from fallline.lab.store import SCHEMA
+from fallline.lab.store import FILE, SCHEMA, no_study
 from fallline.lab.study import StudySpec
 
 __all__ = ["Finished", "Snapshot", "read_study"]
@@ -48,12 +48,9 @@ def read_study(folder: Path) -> Snapshot:
 
     Raises FalllineError where there is no study, or none that this version reads.
     """
-    path = folder / "study.db"
+    path = folder / FILE
     if not path.exists():
-        raise FalllineError(
-            f"{folder} holds no study: {path.name} is missing. Expected a folder that 'fallline compare' made. "
-            f"Check the path, or start one with: fallline compare TASK --out {folder}"
-        )
+        raise no_study(folder)
     try:
         with closing(_connect(path)) as db:
             db.execute("BEGIN")  # one moment for all questions

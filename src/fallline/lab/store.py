@@ -15,9 +15,10 @@ from typing import Any
 
 from fallline.core.errors import FalllineError
 
-__all__ = ["SCHEMA", "Store", "check_writable"]
+__all__ = ["FILE", "SCHEMA", "Store", "check_writable", "no_study"]
 
 SCHEMA = 1
+FILE = "study.db"
 _APPLICATION_ID = 0x66616C6C  # "fall": tells our files from other SQLite files
 _MIN_FREE_BYTES = 50 * 2**20
 _PATIENCE = 5.0  # seconds for others to let go of the file
@@ -31,12 +32,9 @@ class Store:
 
         Raises FalllineError if the file is foreign, damaged, of another version or of another study; nothing is changed.
         """
-        self.path = folder / "study.db"
+        self.path = folder / FILE
         if spec is None and not self.path.exists():
-            raise FalllineError(
-                f"{folder} holds no study: {self.path.name} is missing. Expected a folder that 'fallline compare' made. "
-                f"Check the path, or start one with: fallline compare TASK --out {folder}"
-            )
+            raise no_study(folder)
         patience = time.monotonic() + _PATIENCE
         while True:
             try:
@@ -150,6 +148,14 @@ class Store:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def no_study(folder: Path) -> FalllineError:
+    """What to raise where a folder has no study in it."""
+    return FalllineError(
+        f"{folder} holds no study: {FILE} is missing. Expected a folder that 'fallline compare' made. "
+        f"Check the path, or start one with: fallline compare TASK --out {folder}"
+    )
 
 
 def check_writable(folder: Path) -> None:
