@@ -1,4 +1,4 @@
-"""Loops: every word means what torch means by it, sums do not depend on threads, and nothing else about a tensor changes."""
+"""Loops and the grids of a GPU, here emulated: every word means what torch means by it, sums do not depend on threads, and nothing else about a tensor changes."""
 
 import math
 import weakref
@@ -8,10 +8,12 @@ import torch
 from torch._decomp import core_aten_decompositions
 from torch.fx.experimental.proxy_tensor import make_fx
 
+import emulated
 import fallline
 from fallline import Optimizer, chain
 from fallline.core import bundle, native
 from fallline.core.bundle import CHUNK, Function, Table
+from fallline.core.grid_bundle import GridFunction, GridTable
 from fallline.core.kernel import KEPT_WHOLE, _looped, as_number, compiler_available
 from fallline.core.loops import NotExpressible
 from fallline.core.types import Reach
@@ -25,8 +27,18 @@ pytestmark = pytest.mark.skipif(not compiler_available(), reason="no C++ compile
 SPECIAL = [0.0, -0.0, 1.0, -1.0, 0.5, -2.5, 3.0, 1e-30, -1e30, math.inf, -math.inf, math.nan]
 
 
-def looped(functions, arrays, *numbers):
-    """What ``functions`` make of tensors and numbers, by loops; every array is a list of tensors, so is every result."""
+class EmulatedGrids(GridFunction):
+    def module(self, device):
+        return emulated.build(self.loops.source, self.loops.kernels, 0)
+
+
+LOOPS, GRIDS = (Function, Table), (EmulatedGrids, lambda sizes: GridTable(sizes, torch.device("cpu")))
+WAYS = pytest.mark.parametrize("way", [LOOPS, GRIDS], ids=["loops", "grids"])
+
+
+def looped(functions, arrays, *numbers, way=LOOPS):
+    """What ``functions`` make of tensors and numbers; every array is a list of tensors, so is every result."""
+    made, laid_out = way
     keys = [f"x{i}" for i in range(len(arrays))]
     outs = [[torch.zeros_like(t) for t in arrays[0]] for _ in functions]
     lists = {**dict(zip(keys, arrays, strict=True)), **{f"y{i}": out for i, out in enumerate(outs)}}
@@ -36,12 +48,12 @@ def looped(functions, arrays, *numbers):
         found = [function(*values[: len(keys)], *given) for function in functions]
         return {f"y{i}": out.to(values[0].dtype).expand(values[0].shape).clone() for i, out in enumerate(found)}
 
-    loops = _looped(traced, samples, [as_number(1.0).clone() for _ in numbers], [], totals=False)
-    table = Table([t.numel() for t in arrays[0]])
+    loops = _looped(traced, samples, [as_number(1.0).clone() for _ in numbers], [], False, made.dialect)
+    table = laid_out([t.numel() for t in arrays[0]])
     for key, tensors in lists.items():
         table.put(key, [t.data_ptr() for t in tensors])
     known = tuple(f"n{i}" for i in range(len(numbers)))
-    Function(loops, known)(table, dict(zip(known, numbers, strict=True)), ())
+    made(loops, known)(table, dict(zip(known, numbers, strict=True)), ())
     return outs
 
 
@@ -96,13 +108,14 @@ WORDS = {
 }
 
 
+@WAYS
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str)
-def test_words_mean_what_torch_means(dtype):
+def test_words_mean_what_torch_means(dtype, way):
     grid = torch.tensor([[a, b] for a in SPECIAL for b in SPECIAL], dtype=torch.float64).to(dtype)
     x, y = grid[:, 0].clone(), grid[:, 1].clone()
     eps = torch.finfo(dtype).eps
     wrong = {}
-    for (word, function), (found,) in zip(WORDS.items(), looped(WORDS.values(), ([x], [y])), strict=True):
+    for (word, function), (found,) in zip(WORDS.items(), looped(WORDS.values(), ([x], [y]), way=way), strict=True):
         wanted = function(x, y).to(dtype).expand(x.shape)
         if not torch.allclose(found, wanted, rtol=8 * eps, atol=eps, equal_nan=True):
             wrong[word] = [(x[i], y[i], found[i], wanted[i]) for i in (found != wanted).nonzero()[:3]]
@@ -184,6 +197,21 @@ def test_large_tensors_and_half_precision_as_eagerly(method):
             drive(optimizer, (1, 2, 3))
             ends.append([p.detach().float() for p in params])
         assert same(*ends, tolerance)
+
+
+@WAYS
+def test_sums_over_several_chunks_are_those_of_the_whole_tensor(way):
+    sizes = [1, 5, CHUNK, CHUNK + 1, 3 * CHUNK + 7, 300]
+    torch.manual_seed(0)
+    given = [[torch.randn(n) for n in sizes] for _ in range(2)]
+
+    def function(x, y):
+        return x * x.norm() - y.mean() / (x - x.mean()).abs().sum() + y.abs().amax() * (x > 2.5).any()
+
+    (found,) = looped([function], given, way=way)
+    for x, y, ours in zip(*given, found, strict=True):
+        wanted = function(x.double(), y.double())
+        torch.testing.assert_close(ours.double(), wanted, rtol=0, atol=1e-6 * float(wanted.abs().max()))
 
 
 def test_autograd_sees_that_parameters_have_changed():

@@ -11,19 +11,19 @@ import operator
 from array import array
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fallline.core.kernel import Numbers, Segment, hypers_of, trace_limit, trace_loops
-from fallline.core.loops import Loops, NotExpressible
+from fallline.core.loops import CPU, Dialect, NotExpressible
 from fallline.core.native import build
 from fallline.core.storage import compute_dtype
 from fallline.core.types import Reach
-from fallline.core.units import Leaf, Watch, dense_order
+from fallline.core.units import Leaf, Watch
 
-__all__ = ["Bundle", "Plan", "make_bundles", "plan"]
+__all__ = ["NATIVE_DTYPES", "Bundle", "Function", "Kinds", "Plan", "Table", "plan"]
 
 _dtype = operator.attrgetter("dtype")
 
@@ -39,7 +39,9 @@ NATIVE_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 class Function:
     """Loops, built and ready to call."""
 
-    def __init__(self, loops: Loops, known: tuple[str, ...]) -> None:
+    dialect: ClassVar[Dialect[Any]] = CPU
+
+    def __init__(self, loops: Any, known: tuple[str, ...]) -> None:
         library = build(loops.source)
         if library is None:
             raise NotExpressible("no compiler that works")
@@ -104,18 +106,22 @@ Plan: TypeAlias = Sequence[tuple[Function | None, Function | None]]
 _PLANS: dict[Any, Plan | None] = {}
 
 
-def plan(segments: Sequence[Segment], kinds: Kinds) -> Plan | None:
+def plan(segments: Sequence[Segment], kinds: Kinds, function: type[Function] = Function) -> Plan | None:
     """How a chain runs on tensors with such arrays (dtype, and whether one number each); None if loops cannot express it."""
-    key = (tuple((s.structure, s.first, s.last, s.storage) for s in segments), tuple(sorted(kinds.items(), key=str)))
+    key = (
+        function,
+        tuple((s.structure, s.first, s.last, s.storage) for s in segments),
+        tuple(sorted(kinds.items(), key=str)),
+    )
     if key not in _PLANS:
         try:
-            _PLANS[key] = _made(segments, kinds)
+            _PLANS[key] = _made(segments, kinds, function)
         except NotExpressible:
             _PLANS[key] = None
     return _PLANS[key]
 
 
-def _made(segments: Sequence[Segment], kinds: Kinds) -> Plan:
+def _made(segments: Sequence[Segment], kinds: Kinds, function: type[Function]) -> Plan:
     if max(segment.reach for segment in segments) >= Reach.MATRIX:
         raise NotExpressible("a step that looks at shapes")
     if not all(step.compiles for segment in segments for _, step in segment.named):
@@ -130,13 +136,13 @@ def _made(segments: Sequence[Segment], kinds: Kinds) -> Plan:
         measure = None
         if not segment.first or (segment.named and segment.named[0][1].reach == Reach.GROUP):
             seen = {k: v for k, v in arrays.items() if k != "u" or not segment.first}
-            measure = Function(trace_loops(segment, seen, known, totals=True), known)
+            measure = function(trace_loops(segment, seen, known, True, function.dialect), known)
             number = measure.loops.num_totals
             totals = ("total",) if measure.loops.single else tuple(f"total_{i}" for i in range(number))
         step = None
         if segment.named:
             names = (*known, *totals)
-            step = Function(trace_loops(segment, arrays, names), names)
+            step = function(trace_loops(segment, arrays, names, False, function.dialect), names)
         found.append((measure, step))
     return found
 
@@ -145,6 +151,8 @@ class Bundle:
     """Tensors of one dtype and equal step counts, with the plan that steps them."""
 
     scattered = False  # as an ELEMENT chain sees it
+    way = "native loops"
+    function: ClassVar[type[Function]] = Function
 
     def __init__(self, leaves: Sequence[Leaf], how: Plan, kinds: Kinds) -> None:
         self.leaves, self.plan = list(leaves), how
@@ -161,10 +169,18 @@ class Bundle:
         self._strides = list(map(Tensor.stride, self._parameters))
         self._gradients: list[Tensor] = []
         self._handed_out = False
-        self._table = Table(sizes)
+        self._table = self._make_table(sizes)
         self._put("p", self._parameters)
         for key in kinds.keys() - {"p", "g"}:
             self._put(key, [leaf.state[key] for leaf in self.leaves])
+
+    def _make_table(self, sizes: Sequence[int]) -> Any:
+        return Table(sizes)
+
+    @classmethod
+    def prepare(cls, dtype: torch.dtype) -> None:
+        """Build what every step of such tensors needs."""
+        _num_beyond(cls.function, dtype)  # type: ignore[arg-type]
 
     def _put(self, key: str, tensors: Sequence[Tensor]) -> None:
         self._table.put(key, list(map(Tensor.data_ptr, tensors)))
@@ -202,7 +218,17 @@ class Bundle:
 
     def sound(self, limit: float) -> bool:
         """Whether no entry of a gradient is beyond ``limit`` or NaN."""
-        return _num_beyond(self.p.dtype)(self._table, {"limit": limit}, ()) == [0.0]
+        found: list[float] = self._num_beyond(limit)
+        return found == [0.0]
+
+    def flag(self, limit: float) -> Tensor:
+        """The same as a 0-d tensor, which on a device need not be read."""
+        return torch.tensor(self.sound(limit))
+
+    def _num_beyond(self, limit: float) -> Any:
+        return _num_beyond(self.function, self.p.dtype)(  # type: ignore[arg-type]
+            self._table, {"limit": limit}, ()
+        )
 
     def replace_gradients(self, clean: Callable[[Tensor], Tensor]) -> None:
         self._replace([clean(g) for g in self._gradients])
@@ -218,56 +244,26 @@ class Bundle:
 
     def run(self, k: int, segment: Segment, numbers: Numbers) -> None:
         """Segment ``k`` on all members, in place."""
-        if not segment.last and self.u is None:
-            self.u = [torch.empty_like(leaf.p, dtype=compute_dtype(leaf.p.dtype)) for leaf in self.leaves]
-            self._put("u", self.u)
+        if "ok" in numbers and not numbers["ok"]:  # a flag from a device, on which other parameters are
+            return
+        self._want_update(segment)
         function = self.plan[k][1]
         assert function is not None
         function(self._table, numbers, segment.hypers)
-        if segment.last:  # autograd must see that parameters have changed, as after any in-place operation
+        self._moved(segment)
+
+    def _want_update(self, segment: Segment) -> None:
+        if not segment.last and self.u is None:
+            self.u = [torch.empty_like(leaf.p, dtype=compute_dtype(leaf.p.dtype)) for leaf in self.leaves]
+            self._put("u", self.u)
+
+    def _moved(self, segment: Segment) -> None:
+        """Autograd must see that parameters have changed, as after any in-place operation."""
+        if segment.last:
             torch.autograd.graph.increment_version(self._parameters)
 
 
-def make_bundles(leaves: Sequence[Leaf], segments: Sequence[Segment]) -> tuple[list[Bundle], list[Leaf]]:
-    """Bundles for all leaves that loops can step, and the leaves that are left."""
-    joining: dict[Any, list[Leaf]] = {}
-    left: list[Leaf] = []
-    for leaf in leaves:
-        kinds = _kinds(leaf, segments)
-        if kinds is None:
-            left.append(leaf)
-        else:
-            joining.setdefault((tuple(kinds.items()), int(leaf.steps)), []).append(leaf)
-    bundles: list[Bundle] = []
-    for (items, _), found in joining.items():
-        how = plan(segments, dict(items))
-        if how is None:
-            left += found
-            continue
-        _num_beyond(found[0].p.dtype)  # built before the first step, too
-        bundles.append(Bundle(found, how, dict(items)))
-    return bundles, sorted(left, key=lambda leaf: leaf.place)
-
-
-def _kinds(leaf: Leaf, segments: Sequence[Segment]) -> Kinds | None:
-    """Its arrays as loops know them; None for a tensor that they cannot take."""
-    p = leaf.p
-    wide = any(segment.reach > Reach.ELEMENT for segment in segments)
-    if p.device.type != "cpu" or p.dtype not in NATIVE_DTYPES or p.dim() == 0 or p.numel() == 0:
-        return None
-    if type(p) not in (Tensor, nn.Parameter) or dense_order(p) is None or p.is_neg() or (leaf.scattered and wide):
-        return None
-    touched = {key for segment in segments for key in segment.touched(dict(leaf.state))}
-    kinds = {"p": (p.dtype, False), "g": (p.dtype, False)}
-    for key in sorted(touched):
-        v = leaf.state[key]
-        if v.dim() > 0 and (v.shape != p.shape or v.stride() != p.stride()):
-            return None
-        kinds[key] = (v.dtype, v.dim() == 0)
-    return kinds
-
-
 @cache
-def _num_beyond(dtype: torch.dtype) -> Function:
+def _num_beyond(function: type[Function], dtype: torch.dtype) -> Function:
     """How many entries of all gradients are not at most ``limit`` in size."""
-    return Function(trace_limit(dtype), ("limit",))
+    return function(trace_limit(dtype, function.dialect), ("limit",))

@@ -2,8 +2,8 @@
 
 ``eager``: step by step on each tensor; the reference.
 ``leaf``:  one compiled function per chain, called tensor by tensor.
-``flat``:  on the CPU, one call of native loops for all tensors, where they lie; for what loops cannot express, the compiled
-           function on flat buffers that hold the small tensors, and on each large tensor.
+``flat``:  one call of native loops for all tensors where they lie, on a GPU a few launches of kernels; for what loops cannot
+           express, the compiled function on flat buffers that hold the small tensors, and on each large tensor.
 ``blocks``: flat buffers that hold the small tensors, eagerly and block by block; needs no compiler.
 ``auto``:  flat where there is enough to do and a compiler, else blocks.
 
@@ -21,7 +21,8 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from fallline.core.bundle import Bundle, make_bundles
+from fallline.core.bundle import Bundle
+from fallline.core.gather import bundles_for, make_bundles
 from fallline.core.kernel import (
     Kernel,
     Numbers,
@@ -69,10 +70,9 @@ def layout(leaves: Sequence[Leaf], chain: Sequence[Segment], fuse: Fuse) -> tupl
     if fuse in ("eager", "leaf"):
         return list(leaves), fuse == "leaf"
     num_elements = sum(leaf.num_elements for leaf in leaves)
-    on_cpu = all(leaf.p.device.type == "cpu" for leaf in leaves)
     bundles: list[Bundle] = []
     rest = list(leaves)
-    if fuse == "flat" or (fuse == "auto" and num_elements >= BUNDLE_FROM and on_cpu and usable("cpu")):
+    if fuse == "flat" or (fuse == "auto" and num_elements >= BUNDLE_FROM and bundles_for(leaves)):
         bundles, rest = make_bundles(leaves, chain)
     compiled = fuse == "flat" or (
         fuse == "auto"

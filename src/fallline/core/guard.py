@@ -101,7 +101,7 @@ class Guard:
 
 
 def _flag(unit: Unit | Bundle) -> Tensor:
-    return torch.tensor(_is_sound(unit)) if isinstance(unit, Bundle) else _sound(unit.gradients()).all()
+    return unit.flag(limit(unit.p.dtype)) if isinstance(unit, Bundle) else _sound(unit.gradients()).all()
 
 
 def _is_sound(unit: Unit | Bundle) -> bool:
@@ -133,7 +133,7 @@ def _cleaned(g: Tensor) -> Tensor:
 
 def _name(units: Sequence[Unit | Bundle]) -> str:
     """The first offending parameter, as a person would look for it."""
-    found = [leaf for unit in units for leaf in unit.each() if leaf.g.device.type != "cpu" or _offending(leaf.g)]
+    found = [leaf for unit in units for leaf in unit.each() if _offending(leaf.g)]
     if not found:
         return "a part of a parameter that another rank holds and names"
     first = min(found, key=lambda leaf: leaf.place)

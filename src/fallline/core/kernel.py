@@ -18,7 +18,7 @@ from typing import Any, Literal, TypeAlias, cast
 import torch
 from torch import Tensor, fx
 
-from fallline.core.loops import Loops
+from fallline.core.loops import CPU, Dialect, Program
 from fallline.core.native import compiler
 from fallline.core.storage import Storage, compute_dtype
 from fallline.core.transform import Transform, hyper_fields, named_steps, static_fields
@@ -274,7 +274,13 @@ def _rebuilt(kind: type[Transform], statics: tuple[Any, ...], hypers: Iterator[T
     return kind(**fields)
 
 
-def trace_loops(segment: Segment, arrays: Arrays, known: Sequence[str], totals: bool = False) -> Loops:
+def trace_loops(
+    segment: Segment,
+    arrays: Arrays,
+    known: Sequence[str],
+    totals: bool = False,
+    dialect: Dialect[Program] = CPU,  # type: ignore[assignment]
+) -> Program:
     """What a segment does to a tensor, as loops; or, with ``totals``, what the GROUP step that opens it measures.
 
     Raises:
@@ -291,10 +297,10 @@ def trace_loops(segment: Segment, arrays: Arrays, known: Sequence[str], totals: 
 
     hypers = [as_number(h).clone() for h in hypers_of(named)]
     given = [as_number(1.0).clone() for _ in known]
-    return _looped(measured if totals else advanced, arrays, given, hypers, totals)
+    return _looped(measured if totals else advanced, arrays, given, hypers, totals, dialect)
 
 
-def trace_limit(dtype: torch.dtype) -> Loops:
+def trace_limit(dtype: torch.dtype, dialect: Dialect[Program] = CPU) -> Program:  # type: ignore[assignment]
     """How many entries ``g`` of a tensor are not at most ``limit`` in size, as loops."""
     arrays = {"g": torch.zeros(64, dtype=dtype)}
 
@@ -302,7 +308,7 @@ def trace_limit(dtype: torch.dtype) -> Loops:
         size = values[0].to(compute_dtype(dtype)).abs()
         return torch.where(size <= given[0], 0.0, 1.0).to(size.dtype).sum()
 
-    return _looped(beyond, arrays, [as_number(1.0).clone()], [], totals=True)
+    return _looped(beyond, arrays, [as_number(1.0).clone()], [], totals=True, dialect=dialect)
 
 
 def _looped(
@@ -311,7 +317,8 @@ def _looped(
     given: list[Tensor],
     hypers: list[Tensor],
     totals: bool,
-) -> Loops:
+    dialect: Dialect[Program] = CPU,  # type: ignore[assignment]
+) -> Program:
     from torch._decomp import core_aten_decompositions
     from torch.fx.experimental.proxy_tensor import make_fx  # here, because it takes a second
 
@@ -321,7 +328,7 @@ def _looped(
     with torch.no_grad():
         traced = make_fx(function, tracing_mode="symbolic", decomposition_table=table)
         graph = traced(list(arrays.values()), given, hypers)
-    return emit(graph, arrays, len(given) + len(hypers), totals)
+    return emit(graph, arrays, len(given) + len(hypers), totals, dialect)
 
 
 KEPT_WHOLE = {torch.ops.aten.lerp.Tensor, torch.ops.aten.lerp.Scalar}

@@ -92,7 +92,7 @@ class Layout:
         lines += [f"in place  {in_place} in {len(bundled)} tables of addresses"] * bool(in_place)
         alone = len(leaves) - len(inside) - in_place
         lines += [f"alone     {alone}"] * bool(alone)
-        ways = ["native loops"] * bool(bundled) + [self._way] * (len(self.units) > len(bundled))
+        ways = sorted({unit.way for unit in bundled}) + [self._way] * (len(self.units) > len(bundled))
         lines.append(f"run       {' and '.join(ways)}, {calls * len(self.units)} calls a step")
         lines.append(f"state     {state / max(1, total):.4g} bytes per parameter: {kinds or 'none'}")
         lines.append(

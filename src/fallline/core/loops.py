@@ -11,22 +11,31 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, Generic, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, fx
 
 __all__ = [
     "CALL",
+    "CPU",
     "C_TYPES",
     "ELEMENT",
+    "FLUSH",
+    "HELPERS",
     "ROUND",
+    "START",
+    "STORED",
     "TENSOR",
+    "Dialect",
     "Emitter",
     "Loops",
     "NotExpressible",
+    "Pass",
+    "Program",
     "Reduction",
     "Rule",
+    "Settled",
     "Stage",
     "Value",
     "dtype_of",
@@ -137,6 +146,28 @@ class Stage:
         return self.names[key]
 
 
+@dataclass(frozen=True)
+class Pass:
+    """A stage, written: what every program puts its own loops around."""
+
+    stage: int
+    arrays: tuple[int, ...]  # places of the arrays that it reads or writes
+    loaded: frozenset[int]  # of those that it reads
+    written: Mapping[int, str]  # place of an array -> the value of an element
+    before: tuple[str, ...]  # lines that a tensor needs once
+    inside: tuple[str, ...]  # lines for every element
+    sums: tuple[tuple[int, Reduction], ...]  # place among all reductions, what is reduced
+
+
+@dataclass(frozen=True)
+class Settled:
+    """What is known once for each tensor when all its elements are done, written."""
+
+    pointers: tuple[str, ...]
+    before: tuple[str, ...]
+    ends: tuple[str, ...]  # single numbers written, or what is added to each total
+
+
 Rule: TypeAlias = Callable[["Emitter", fx.Node], None]
 
 
@@ -150,8 +181,9 @@ class Emitter:
         num_numbers: int,
         totals: bool,
         rules: Mapping[Any, Rule],
+        place: str,
     ) -> None:
-        self.rules = rules
+        self.rules, self.place, self.num_numbers = rules, place, num_numbers
         self.graph, self.arrays, self.totals = graph, dict(arrays), totals
         self.keys = tuple(arrays)
         self.wide = [k for k, v in arrays.items() if v.dim() > 0]
@@ -199,8 +231,7 @@ class Emitter:
 
         def text(stage: Stage) -> str:
             stage.loaded.add(key)
-            place = f"a{k}[i]" if wide else f"a{k}[0]"
-            return WIDEN.get(dtype, "{}").format(place)
+            return WIDEN.get(dtype, "{}").format(self.place.format(k=k) if wide else f"a{k}[0]")
 
         return text
 
@@ -290,28 +321,39 @@ class Emitter:
             self.call_names[node] = f"c.{name}"
         return self.call_names[node]
 
-    def emit(self) -> Loops:
+    def read(self) -> tuple[list[Pass], Settled]:
+        """The passes over the elements, and what comes after them."""
         last = max(
             [v.stage for v in map(self.values.__getitem__, self.results.values())] + [r.stage for r in self.reductions],
             default=0,
         )
         wide = {k: n for k, n in self.results.items() if not self.totals and self.arrays[k].dim() > 0}
         lone = {k: n for k, n in self.results.items() if k not in wide}
-        stages = [self._pass(s, wide if s == last else {}) for s in range(last + 1)] if wide or self.reductions else []
-        settle = self._settle(lone)
+        number = last + 1 if wide else max((r.stage + 1 for r in self.reductions), default=0)
+        return [self._pass(s, wide if s == last else {}) for s in range(number)], self._settle(lone)
+
+    def emit(self) -> Loops:
+        """C++ for the CPU."""
+        passes, settled = self.read()
+        settle = [
+            *settled.pointers,
+            *settled.before,
+            *(f"totals[{i}] += {x};" if self.totals else x for i, x in enumerate(settled.ends)),
+        ]
         source = _PROGRAM.format(
+            helpers=HELPERS,
             fields=" ".join(self.call_fields) or "char none;",
             numbers="\n    ".join(self.call_lines),
-            stages="\n".join(stages),
-            settle=settle,
+            stages="\n".join(map(self._loop, passes)),
+            settle="\n    ".join(settle),
             num_sums=max(1, len(self.reductions)),
             num_arrays=len(self.keys),
             combine=self._combine(),
             whole="\n            ".join(
                 f"stage{s}(c, at, sizes[t], 0, sizes[t], found, part); combine{s}(found, part);"
-                for s in range(len(stages))
+                for s in range(len(passes))
             ),
-            split="\n    ".join(_SPLIT.format(s=s, place=self._place(s)) for s in range(len(stages))),
+            split="\n    ".join(_SPLIT.format(s=s, place=self._place(s)) for s in range(len(passes))),
             totals=max(1, len(self.results)) if self.totals else 1,
         )
         return Loops(source, self.keys, len(self.results) if self.totals else 0, self.single)
@@ -320,42 +362,54 @@ class Emitter:
         """Where a pass is: they go to and fro, a sum that comes before a step backwards, so that each begins where the cache is warm."""
         return "num_split - 1 - j" if (s % 2 == 1) != self.totals else "j"
 
-    def _pass(self, s: int, outputs: Mapping[str, fx.Node]) -> str:
+    def _pass(self, s: int, outputs: Mapping[str, fx.Node]) -> Pass:
         stage = Stage(self)
-        sums, ends = [], []
-        for place, reduction in enumerate(self.reductions):
-            if reduction.stage == s:
-                ctype = C_TYPES[reduction.dtype]
-                text = reduction.text(stage)
-                stage.inside.append(_STEPS[reduction.kind].format(x=f"r{place}", value=text, t=ctype))
-                sums.append((place, reduction, ctype))
-        for key, node in outputs.items():
-            dtype = self.arrays[key].dtype
-            value = self._stored(stage, node, dtype)
-            ends.append(f"a{self.keys.index(key)}[i] = {value};")
-        names = {self.keys.index(k) for k in {*stage.loaded, *outputs}}
-        pointers = []
-        for k in sorted(names):
-            ctype = STORED[self.arrays[self.keys[k]].dtype]
-            plain = "" if self.keys[k] in outputs else "const "
-            offset = "" if self.keys[k] not in self.wide else " + begin"
-            pointers.append(f"{plain}{ctype}* __restrict a{k} = ({plain}{ctype}*)at[{k}]{offset};")
-        clauses = " ".join(f"reduction({_CLAUSE[r.kind]}:r{p})" for p, r, _ in sums)
-        zero = " ".join(f"{t} r{p} = {_START[r.kind].format(t=t)};" for p, r, t in sums)
-        flush = " ".join(_FLUSH[r.kind].format(p=p) for p, r, _ in sums)
-        start = " ".join(f"double s{p} = {_START[r.kind].format(t='double')};" for p, r, _ in sums)
-        save = " ".join(f"part[{p}] = s{p};" for p, r, _ in sums)
-        body = "\n            ".join([*stage.inside, *ends])
+        sums = [(place, reduction) for place, reduction in enumerate(self.reductions) if reduction.stage == s]
+        for place, reduction in sums:
+            text = reduction.text(stage)
+            line = _STEPS[reduction.kind].format(x=f"r{place}", value=text, t=C_TYPES[reduction.dtype])
+            stage.inside.append(line)
+        written = {self.keys.index(k): self._stored(stage, n, self.arrays[k].dtype) for k, n in outputs.items()}
+        loaded = frozenset(map(self.keys.index, stage.loaded))
+        return Pass(
+            s,
+            tuple(sorted(loaded | written.keys())),
+            loaded,
+            written,
+            tuple(stage.before),
+            tuple(stage.inside),
+            tuple(sums),
+        )
+
+    def pointers(self, of: Pass, offset: str) -> list[str]:
+        """Declarations of the arrays of a pass, each beginning at ``offset``."""
+        lines = []
+        for k in of.arrays:
+            plain = "" if k in of.written else "const "
+            ctype = f"{plain}{STORED[self.arrays[self.keys[k]].dtype]}"
+            begin = offset if self.keys[k] in self.wide else ""
+            lines.append(f"{ctype}* __restrict a{k} = ({ctype}*)at[{k}]{begin};")
+        return lines
+
+    def _loop(self, of: Pass) -> str:
+        """A pass as a function for one processor."""
+        sums = [(p, r.kind, C_TYPES[r.dtype]) for p, r in of.sums]
+        clauses = " ".join(f"reduction({_CLAUSE[kind]}:r{p})" for p, kind, _ in sums)
+        zero = " ".join(f"{t} r{p} = {START[kind].format(t=t)};" for p, kind, t in sums)
+        flush = " ".join(FLUSH[kind].format(p=p) for p, kind, _ in sums)
+        start = " ".join(f"double s{p} = {START[kind].format(t='double')};" for p, kind, _ in sums)
+        save = " ".join(f"part[{p}] = s{p};" for p, _, _ in sums)
+        body = "\n            ".join([*of.inside, *(f"a{k}[i] = {value};" for k, value in of.written.items())])
         several = ""
-        if not outputs and sum(self.keys[k] in self.wide for k in names) <= 2:
+        if not of.written and sum(self.keys[k] in self.wide for k in of.arrays) <= 2:
             each = "\n            ".join(f"{{ const int64_t i = j + {k} * stride; {body} }}" for k in range(STREAMS))
             several = _SEVERAL.format(
                 streams=STREAMS, block=BLOCK // STREAMS, zero=zero, clauses=clauses, inside=each, flush=flush
             )
         return _STAGE.format(
-            s=s,
-            pointers="\n    ".join(pointers),
-            before="\n    ".join(stage.before),
+            s=of.stage,
+            pointers="\n    ".join(self.pointers(of, " + begin")),
+            before="\n    ".join(of.before),
             start=start,
             several=several,
             from_=f"stride * {STREAMS}" if several else "0",
@@ -380,7 +434,7 @@ class Emitter:
         for s in range(stages):
             here = [(p, r) for p, r in enumerate(self.reductions) if r.stage == s]
             body = " ".join(_COMBINE[r.kind].format(p=p) for p, r in here)
-            begin = " ".join(f"found[{p}] = {_START[r.kind].format(t='double')};" for p, r in here)
+            begin = " ".join(f"found[{p}] = {START[r.kind].format(t='double')};" for p, r in here)
             functions.append(f"static void begin{s}(double* found) {{ {begin} }}")
             functions.append(f"static void add{s}(double* found, const double* part) {{ {body} }}")
             functions.append(
@@ -388,26 +442,38 @@ class Emitter:
             )
         return "\n".join(functions)
 
-    def _settle(self, lone: Mapping[str, fx.Node]) -> str:
+    def _settle(self, lone: Mapping[str, fx.Node]) -> Settled:
         """What is known once for each tensor, when all its elements are done."""
         stage = Stage(self)
         ends = []
         for i, (key, node) in enumerate(lone.items()):
             if self.totals:
-                ends.append(f"totals[{i}] += (double){stage.name(node)};")
+                ends.append(f"(double){stage.name(node)}")
                 continue
             dtype = self.arrays[key].dtype
             value = self._stored(stage, node, dtype)
             # all are read before any is written
             stage.before.append(f"const {STORED[dtype]} w{i} = {value};")
             ends.append(f"(({STORED[dtype]}*)at[{self.keys.index(key)}])[0] = w{i};")
-        pointers = [
-            f"const {STORED[self.arrays[k].dtype]}* a{self.keys.index(k)} = (const {STORED[self.arrays[k].dtype]}*)at[{self.keys.index(k)}];"
-            for k in sorted(stage.loaded)
-        ]
         if any(k in self.wide for k in stage.loaded):
             raise NotExpressible("a number that is an element")
-        return "\n    ".join([*pointers, *stage.before, *ends])
+        types = {self.keys.index(k): STORED[self.arrays[k].dtype] for k in sorted(stage.loaded)}
+        pointers = [f"const {t}* a{k} = (const {t}*)at[{k}];" for k, t in types.items()]
+        return Settled(tuple(pointers), tuple(stage.before), tuple(ends))
+
+
+Program = TypeVar("Program")
+
+
+@dataclass(frozen=True)
+class Dialect(Generic[Program]):
+    """How programs are written: where a body reads an element of array k, and what is made of a graph that has been read."""
+
+    place: str
+    write: Callable[[Emitter], Program]
+
+
+CPU = Dialect("a{k}[i]", Emitter.emit)
 
 
 class _CallStage(Stage):
@@ -458,9 +524,9 @@ _STEPS = {
     "amin": "{x} = smaller({x}, ({t})({value}));",
     "any": "{x} |= {value};",
 }
-_START = {"sum": "0", "amax": "-({t})__builtin_inf()", "amin": "({t})__builtin_inf()", "any": "0"}
+START = {"sum": "0", "amax": "-({t})__builtin_inf()", "amin": "({t})__builtin_inf()", "any": "0"}
 _CLAUSE = {"sum": "+", "amax": "max", "amin": "min", "any": "|"}
-_FLUSH = {
+FLUSH = {
     "sum": "s{p} += r{p};",
     "amax": "s{p} = larger(s{p}, (double)r{p});",
     "amin": "s{p} = smaller(s{p}, (double)r{p});",
@@ -516,9 +582,33 @@ _SPLIT = """
         add{s}(&sums[split[3 * k] * SUMS], &parts[k * SUMS]);
     }}"""
 
+HELPERS = """template <class T, class F> INLINE T bits_as(F x) { union { F from; T to; } both; both.from = x; return both.to; }
+INLINE float widen(uint16_t x) { return bits_as<float>((uint32_t)x << 16); }
+INLINE float rounded(float f) {  // to the nearest bfloat16, ties to even
+    const uint32_t w = bits_as<uint32_t>(f);
+    return bits_as<float>(f != f ? 0x7fc00000u : (w + 0x7fffu + ((w >> 16) & 1u)) & 0xffff0000u);
+}
+INLINE uint16_t narrow(float f) { return (uint16_t)(bits_as<uint32_t>(f) >> 16); }
+template <class T> INLINE T larger(T x, T y) { return (x > y) | (x != x) ? x : y; }
+template <class T> INLINE T smaller(T x, T y) { return (x < y) | (x != x) ? x : y; }
+template <class T> INLINE T sign_of(T x) { return (T)((T)(x > 0) - (T)(x < 0)); }
+template <class T> INLINE T floor_quotient(T x, T y) {
+    if (y == 0) return x / y;
+    const T rest = fmod_(x, y), whole = (x - rest) / y - ((rest != 0) & ((rest < 0) != (y < 0)) ? 1 : 0);
+    if (whole == 0) return copysign_((T)0, x / y);
+    const T down = floor_(whole);
+    return whole - down > (T)0.5 ? down + 1 : down;
+}
+template <class T> INLINE T remainder_of(T x, T y) {
+    T r = fmod_(x, y); return (r != 0) & ((r < 0) != (y < 0)) ? r + y : r;
+}
+"""
+"""What the words of an operation may call; ``INLINE`` is how a program writes a function."""
+
 _PROGRAM = """// written by fallline.core.loops
 // no headers: reading them would take longer than compiling the rest
 typedef __INT32_TYPE__ int32_t; typedef __INT64_TYPE__ int64_t; typedef __UINT16_TYPE__ uint16_t; typedef __UINT32_TYPE__ uint32_t;
+#define INLINE static inline
 #define FUNCTION(name) static inline float name##_(float x) {{ return __builtin_##name##f(x); }} \
     static inline double name##_(double x) {{ return __builtin_##name(x); }}
 #define FUNCTION2(name) static inline float name##_(float x, float y) {{ return __builtin_##name##f(x, y); }} \
@@ -526,28 +616,7 @@ typedef __INT32_TYPE__ int32_t; typedef __INT64_TYPE__ int64_t; typedef __UINT16
 FUNCTION(fabs) FUNCTION(sqrt) FUNCTION(exp) FUNCTION(expm1) FUNCTION(log) FUNCTION(log1p) FUNCTION(sin) FUNCTION(cos) FUNCTION(tanh)
 FUNCTION(floor) FUNCTION(ceil) FUNCTION(trunc) FUNCTION(nearbyint) FUNCTION2(pow) FUNCTION2(fmod) FUNCTION2(copysign)
 static const int SUMS = {num_sums}, ARRAYS = {num_arrays}, TOTALS = {totals};
-static inline float widen(uint16_t x) {{ uint32_t w = (uint32_t)x << 16; float f; __builtin_memcpy(&f, &w, 4); return f; }}
-static inline float rounded(float f) {{  // to the nearest bfloat16, ties to even
-    uint32_t w; __builtin_memcpy(&w, &f, 4);
-    w = f != f ? 0x7fc00000u : (w + 0x7fffu + ((w >> 16) & 1u)) & 0xffff0000u;
-    __builtin_memcpy(&f, &w, 4); return f;
-}}
-static inline uint16_t narrow(float f) {{ uint32_t w; __builtin_memcpy(&w, &f, 4); return (uint16_t)(w >> 16); }}
-template <class T, class F> static inline T bits_as(F x) {{ T y; __builtin_memcpy(&y, &x, sizeof y); return y; }}
-template <class T> static inline T larger(T x, T y) {{ return (x > y) | (x != x) ? x : y; }}
-template <class T> static inline T smaller(T x, T y) {{ return (x < y) | (x != x) ? x : y; }}
-template <class T> static inline T sign_of(T x) {{ return (T)((T)(x > 0) - (T)(x < 0)); }}
-template <class T> static inline T floor_quotient(T x, T y) {{
-    if (y == 0) return x / y;
-    const T rest = fmod_(x, y), whole = (x - rest) / y - ((rest != 0) & ((rest < 0) != (y < 0)) ? 1 : 0);
-    if (whole == 0) return copysign_((T)0, x / y);
-    const T down = floor_(whole);
-    return whole - down > (T)0.5 ? down + 1 : down;
-}}
-template <class T> static inline T remainder_of(T x, T y) {{
-    T r = fmod_(x, y); return (r != 0) & ((r < 0) != (y < 0)) ? r + y : r;
-}}
-
+{helpers}
 struct Numbers {{ {fields} }};
 static void compute(const double* given, Numbers& c) {{
     {numbers}

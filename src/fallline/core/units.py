@@ -18,7 +18,18 @@ from torch import Tensor
 from fallline.core.storage import compute_dtype
 from fallline.core.types import Reach
 
-__all__ = ["ARENA_MEMBER", "Arena", "Arrays", "Group", "Leaf", "Unit", "Watch", "dense_order", "make_arenas"]
+__all__ = [
+    "ARENA_MEMBER",
+    "Arena",
+    "Arrays",
+    "Group",
+    "Leaf",
+    "Unit",
+    "Watch",
+    "dense_order",
+    "make_arenas",
+    "step_counts",
+]
 
 _values = operator.methodcaller("values")
 
@@ -27,6 +38,9 @@ ARENA_MEMBER = 2**16
 
 ARENA_SIZE = 2**19
 """Elements of one arena at most: its buffers then stay in the processor's cache from copying in to copying out."""
+
+DEVICE_MEMBER, DEVICE_SIZE = 2**20, 2**26
+"""The same on a GPU, which a matrix of a thousand rows does not fill, and where copies are cheap."""
 
 STACK_FROM = 16
 """Tensors of one shape from which stacking them is faster than copying one by one."""
@@ -269,37 +283,54 @@ class Arena:
 Unit: TypeAlias = Leaf | Arena
 
 
+def step_counts(leaves: Sequence[Leaf]) -> list[int]:
+    """The step counts of leaves. Reading stalls a device, so those of a device are read together."""
+    places: dict[torch.device, list[int]] = {}
+    for i, leaf in enumerate(leaves):
+        places.setdefault(leaf.steps.device, []).append(i)
+    counts = [0] * len(leaves)
+    for members in places.values():
+        for i, count in zip(members, torch.stack([leaves[i].steps for i in members]).tolist(), strict=True):
+            counts[i] = count
+    return counts
+
+
 def make_arenas(leaves: Sequence[Leaf], reach: Reach) -> list[Unit]:
     """Small leaves of equal dtype, device and step side by side, at most ARENA_SIZE elements together; others alone.
 
-    So are leaves with random numbers or blocks of their own, parts of a larger whole that a step must see, and those on a device, where reading the step would stall it.
+    So are leaves with random numbers or blocks of their own, and parts of a larger whole that a step must see.
     """
     units: list[Unit] = []
     joining: dict[Any, list[Leaf]] = {}
-    for leaf in leaves:
+    for leaf, count in zip(leaves, step_counts(leaves), strict=True):
+        member, _ = _sizes(leaf)
         alone = (
-            leaf.p.device.type != "cpu"
-            or leaf.p.dim() == 0
+            leaf.p.dim() == 0
             or "stream" in leaf.state
             or (leaf.scattered and reach > Reach.ELEMENT)
             or any(v.dtype is torch.uint8 for v in leaf.state.values())
         )
-        if alone or not 0 < leaf.num_elements <= ARENA_MEMBER or dense_order(leaf.p) is None:
+        if alone or not 0 < leaf.num_elements <= member or dense_order(leaf.p) is None:
             units.append(leaf)
             continue
         kinds = tuple((k, v.dtype) for k, v in sorted(leaf.state.items()))
         numbers = {k: float(v) for k, v in leaf.state.items() if v.dim() == 0} if reach == Reach.ELEMENT else {}
-        key = (leaf.p.dtype, leaf.p.device, kinds, int(leaf.steps), tuple(sorted(numbers.items())) * (leaf.p.dim() > 0))
+        key = (leaf.p.dtype, leaf.p.device, kinds, count, tuple(sorted(numbers.items())) * (leaf.p.dim() > 0))
         joining.setdefault(key, []).append(leaf)
     for found in joining.values():
         batch: list[Leaf] = []
         for leaf in sorted(found, key=_form):
-            if batch and sum(x.num_elements for x in batch) + leaf.num_elements > ARENA_SIZE:
+            if batch and sum(x.num_elements for x in batch) + leaf.num_elements > _sizes(leaf)[1]:
                 units.append(_joined(batch))
                 batch = []
             batch.append(leaf)
         units.append(_joined(batch))
     return units
+
+
+def _sizes(leaf: Leaf) -> tuple[int, int]:
+    """Elements of a member and of an arena at most, where this leaf lies."""
+    return (ARENA_MEMBER, ARENA_SIZE) if leaf.p.device.type == "cpu" else (DEVICE_MEMBER, DEVICE_SIZE)
 
 
 def _joined(leaves: list[Leaf]) -> Unit:

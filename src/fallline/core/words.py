@@ -12,11 +12,13 @@ from torch import Tensor, fx
 from fallline.core.loops import (
     C_TYPES,
     CALL,
+    CPU,
     ELEMENT,
     ROUND,
+    Dialect,
     Emitter,
-    Loops,
     NotExpressible,
+    Program,
     Reduction,
     Rule,
     Stage,
@@ -28,8 +30,15 @@ from fallline.core.loops import (
 __all__ = ["emit"]
 
 
-def emit(graph: fx.GraphModule, arrays: Mapping[str, Tensor], num_numbers: int, totals: bool = False) -> Loops:
-    """Loops for a graph whose inputs are ``arrays`` (1-d, or 0-d: one number for each tensor), then numbers in float64.
+def emit(
+    graph: fx.GraphModule,
+    arrays: Mapping[str, Tensor],
+    num_numbers: int,
+    totals: bool = False,
+    dialect: Dialect[Program] = CPU,  # type: ignore[assignment]
+) -> Program:
+    """The program, in a dialect, of a graph whose inputs are ``arrays`` (1-d, or 0-d: one number for each tensor), then numbers
+    in float64.
 
     Its output is a dict of arrays by name, written in place; or, with ``totals``, a 0-d or 1-d tensor, to be summed over all
     tensors.
@@ -37,7 +46,7 @@ def emit(graph: fx.GraphModule, arrays: Mapping[str, Tensor], num_numbers: int, 
     Raises:
         NotExpressible: for an operation, type or shape that is not among those that loops are made of.
     """
-    return Emitter(graph, arrays, num_numbers, totals, RULES).emit()
+    return dialect.write(Emitter(graph, arrays, num_numbers, totals, RULES, dialect.place))
 
 
 def _common(emitter: Emitter, x: Any, y: Any = None) -> torch.dtype:
