@@ -20,10 +20,10 @@ from fallline.bench.contenders import (
     num_slots,
     others,
     ours,
-    peers,
 )
 from fallline.bench.measure import flights, time_set
 from fallline.bench.memory import extra_memory, trace_memory
+from fallline.bench.peers import Peer, peers
 from fallline.bench.rows import REFERENCE_BYTES
 from fallline.bench.step import start_compiler
 from fallline.bench.table import COLUMNS, cells, markdown
@@ -147,6 +147,32 @@ def test_a_step_of_ours_that_fails_misses_and_layerwise_methods_are_not_judged_p
     assert [o.target.limit for o in lamb.values()] == [1.5, 5.0]
 
 
+def test_a_matrix_method_is_judged_by_its_products_and_by_the_fastest_peer():
+    muon = {"method": "muon", "set": "small"}
+    ours = row([0.5], **muon)
+    assert not any("Muon" in text for text in verdicts(ours, row([1.0], set="small", by="torch")))
+    slow = row([9.0], by="torch", layout="for-loop", **muon)
+    stacked = row([0.4], by="other", layout="stacked", **muon)
+    quick = row([2.0], by="torch", layout="for-loop, float32", **muon)
+    elsewhere = [
+        row([0.1], by="x", method="muon"),
+        row([0.1], by="x", set="small"),
+        row((), error="no", by="y", **muon),
+    ]
+    found = verdicts(ours, slow, stacked, quick, *elsewhere)
+    assert found["auto, Muon <= the fastest peer"].value == pytest.approx(0.5 / 0.4)
+    loops = found["auto, Muon <= 0.2 x the fastest peer that goes tensor by tensor on small"]
+    assert loops.value == pytest.approx(0.25)
+    assert "missed by 25%" in loops.line
+    one = replace(row([0.5], method="muon", set="gpt2"), flops=1e9, gemm=(3e9,))
+    (text, floor), *_ = [(t, o) for t, o in verdicts(one).items() if "products" in t]
+    assert floor.value == pytest.approx(one.to_gemm), text
+    (both,) = [
+        o for t, o in verdicts(row([2.0], method="soap"), row([1.0], method="soap", by="x")).items() if "SOAP" in t
+    ]
+    assert both.value == pytest.approx(2.0)
+
+
 def test_every_target_has_its_own_text():
     assert len({t.text for t in TARGETS}) == len(TARGETS)
 
@@ -210,8 +236,8 @@ def test_without_time_left_two_rounds_are_taken(tiny):
 
 
 def test_a_peer_that_is_not_there_is_a_reason(tiny, monkeypatch):
-    monkeypatch.setattr("fallline.bench.contenders._PEERS", {"nowhere": ("nowhere_at_all", "AdamW", "", {})})
-    rows, _ = time_set(TINY, peers(["adamw", "lion"]), 1)
+    monkeypatch.setattr("fallline.bench.peers.PEERS", [Peer("adamw", "nowhere", "nowhere_at_all.AdamW")])
+    rows, _ = time_set(TINY, peers(["adamw", "lion"])[0], 1)
     assert "No module named 'nowhere_at_all'" in rows[1].error
 
 
@@ -276,6 +302,10 @@ def test_the_command_measures_memory(tiny, capsys):
         (["--fuse", "eagr"], "Unknown fuse mode 'eagr'. Did you mean eager"),
         (["--rounds", "0"], "rounds=0. Expected at least 1"),
         (["--methods", "adamw,storm"], "bench got storm, which evaluates gradients elsewhere. Expected methods that"),
+        (
+            ["--methods", "muon,kfac,egn"],
+            "bench step got kfac, egn, a second-order solver. Expected a method that steps on the gradients",
+        ),
         (["--sets", "small", "--threads", "0"], "threads=0. Expected at least 1"),
         (["--json", "nowhere/step.json"], "is no folder"),
         (["--memory", "--rounds", "3"], "--memory"),

@@ -1,6 +1,7 @@
 """Matrix preconditioners: roots against scipy, blocks by brute force, methods against torch and against twins in numpy."""
 
 import math
+import sys
 import warnings
 from pathlib import Path
 
@@ -150,10 +151,16 @@ def test_polar_of_zero_of_rank_one_and_of_extremes():
     assert float(torch.linalg.svdvals(polar(x))[1]) < 1e-12
 
 
-def test_a_stack_is_as_good_as_its_matrices():
+def test_a_stack_is_as_good_as_its_matrices_whole_or_in_pieces(monkeypatch):
     x = normal(5, 4, 7)
     assert torch.allclose(torch.vmap(polar)(x), torch.stack([polar(y) for y in x]), rtol=1e-12)
     assert torch.allclose(torch.vmap(polar, in_dims=2)(x), torch.stack([polar(y) for y in x.unbind(2)]), rtol=1e-12)
+    whole, module = torch.vmap(polar)(x), sys.modules[polar.__module__]
+    assert len(module._parts(x)) == 1
+    for size, pieces in ((1, 5), (2 * x[0].numel(), 3), (5 * x[0].numel() - 1, 2)):
+        monkeypatch.setattr(module, "CACHED", size)
+        assert len(module._parts(x)) == pieces
+        assert torch.allclose(torch.vmap(polar)(x), whole, rtol=1e-12)
 
 
 def test_a_vector_is_a_matrix_of_one_column():

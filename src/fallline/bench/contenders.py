@@ -1,8 +1,7 @@
-"""Who is timed: our methods in each layout, torch's own optimizers, and other libraries where they are installed."""
+"""Who is timed: our methods in each layout, and torch's own optimizers of the same methods. Other libraries: peers.py."""
 
 from __future__ import annotations
 
-import importlib
 import inspect
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -14,13 +13,16 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 import fallline.methods  # noqa: F401 (fills the registry)
-from fallline.core.errors import InvalidValueError
+from fallline.bench.shapes import ParameterSet
 from fallline.core.method import METHODS
 from fallline.core.optimizer import Optimizer
 from fallline.core.transform import Chain
 from fallline.core.types import At, Reach
 
-__all__ = ["REFERENCE", "Contender", "bytes_moved", "chain_of", "flops_of", "num_slots", "others", "ours", "peers"]
+__all__ = [
+    "REFERENCE", "Build", "Contender", "bytes_moved", "chain_of", "flops_of", "for_hidden_matrices", "held_floats", "num_slots",
+    "others", "ours",
+]  # fmt: skip
 
 Build = Callable[[Sequence[Tensor]], Any]
 
@@ -68,6 +70,16 @@ def num_slots(chain: Chain) -> int:
     return sum(init(step, like).shape == like.shape for step in chain.steps for init in step.slots.values())
 
 
+def for_hidden_matrices(method: str) -> bool:
+    """Whether a method is for hidden matrices, so that nobody gives it embeddings: those take AdamW's step, as in ``muon_groups``."""
+    return METHODS[method].family == "matrix"
+
+
+def held_floats(method: str) -> float:
+    """Floats of state for each parameter, factors of matrices included."""
+    return METHODS[method].state_bytes(**SETTINGS.get(method, {})) / _FLOAT
+
+
 def flops_of(method: str, shapes: Sequence[tuple[int, ...]]) -> float:
     """Operations in the products of matrices of a method's second step on tensors of these shapes, in which nothing is due that is due
     every few steps. They are counted by torch on tensors without content. Zero for methods that look at no matrix."""
@@ -90,11 +102,18 @@ def chain_of(method: str) -> Chain:
     return METHODS[method](**SETTINGS.get(method, {}))
 
 
-def ours(methods: Sequence[str], layouts: Sequence[str]) -> list[Contender]:
-    """Every method in every layout."""
+def ours(methods: Sequence[str], layouts: Sequence[str], which: ParameterSet | None = None) -> list[Contender]:
+    """Every method in every layout; on a set with embeddings, methods for hidden matrices leave those to our AdamW."""
 
     def build(method: str, layout: str) -> Build:
-        return lambda params: _given_a_loss(Optimizer(params, chain_of(method), fuse=layout))  # type: ignore[arg-type]
+        def make(params: Sequence[Tensor]) -> Any:
+            apart = set(which.apart) if which is not None and for_hidden_matrices(method) else set()
+            groups: list[dict[str, Any]] = [{"params": [p for k, p in enumerate(params) if k not in apart]}]
+            if apart:
+                groups.append({"params": [params[k] for k in sorted(apart)], "chain": chain_of("adamw")})
+            return _given_a_loss(Optimizer(groups, chain_of(method), fuse=layout))  # type: ignore[arg-type]
+
+        return make
 
     return [
         Contender(method, "fallline", layout, num_slots(chain_of(method)), build(method, layout))
@@ -152,40 +171,3 @@ def others(methods: Sequence[str], layouts: Sequence[str]) -> list[Contender]:
     """Torch's steps of the same methods in these layouts, the reference aside."""
     found = [_torch(method, layout) for method in methods for layout in layouts]
     return [c for c in found if c is not None and (c.method, c.layout) != (REFERENCE.method, REFERENCE.layout)]
-
-
-# -- other libraries ------------------------------------------------------------------------------------------------
-
-_PEERS: dict[str, tuple[str, str, str, dict[str, Any]]] = {  # label -> module, its AdamW, its Lion, arguments
-    "pytorch_optimizer": ("pytorch_optimizer", "AdamW", "Lion", {}),
-    "heavyball": ("heavyball", "AdamW", "", {}),  # 3.2 has no Lion
-    "optimi": ("optimi", "AdamW", "Lion", {}),
-    "timm": ("timm.optim", "AdamWLegacy", "Lion", {}),
-}
-PEER_FIRST_CALL_LIMIT = 60.0
-
-
-def peers(methods: Sequence[str]) -> list[Contender]:
-    """AdamW and Lion of other libraries, built when their turn comes; what is not installed fails there, with the reason."""
-
-    def build(label: str, name: str) -> Build:
-        module, _, _, values = _PEERS[label]
-
-        def make(params: Sequence[Tensor]) -> Any:
-            cls = getattr(importlib.import_module(module), name)
-            if cls.__module__.startswith("torch."):
-                raise InvalidValueError(
-                    f"{label}.{name} is {cls.__module__.rpartition('.')[0]}.{name} under another name. Expected a step "
-                    f"of its own. See the rows of torch."
-                )
-            return cls(params, lr=1e-3, **values)
-
-        return make
-
-    return [
-        Contender(method, label, "", num_slots(chain_of(method)), build(label, name), PEER_FIRST_CALL_LIMIT)
-        for method, column in (("adamw", 1), ("lion", 2))
-        if method in methods
-        for label, entry in _PEERS.items()
-        if (name := str(entry[column]))
-    ]

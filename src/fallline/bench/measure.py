@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fallline.bench.contenders import REFERENCE, Contender, flops_of
+from fallline.bench.contenders import REFERENCE, Contender, flops_of, for_hidden_matrices, held_floats
 from fallline.bench.rows import Path as GradientPath
 from fallline.bench.rows import Row
 from fallline.bench.shapes import ParameterSet
@@ -70,19 +70,19 @@ def flights(
     unit = _FLOAT * which.numel
     shared = 2 * FLOOR_BYTES + (1 + 4) * unit  # the floor's buffers; the given gradients and one step's temporaries
 
-    def need(c: Contender) -> int:
-        return (2 + c.slots) * unit  # parameter, gradient, state
+    def need(c: Contender) -> float:
+        return (2 + max(c.slots, held_floats(c.method))) * unit  # parameter, gradient, state
 
-    room = None if room is None else room - shared - need(REFERENCE)
+    spare = None if room is None else room - shared - need(REFERENCE)
     groups: list[list[Contender]] = [[]]
-    left_out, used = [], 0
+    left_out, used = [], 0.0
     for c in contenders:
-        if room is not None and need(c) > room:
+        if spare is not None and need(c) > spare:
             left_out.append(f"{c.name} {c.method} on {which.name}: needs {need(c) / 1e9:.1f} GB beside the reference")
             continue
-        if len(groups[-1]) == FLIGHT or (room is not None and used + need(c) > room):
+        if len(groups[-1]) == FLIGHT or (spare is not None and used + need(c) > spare):
             groups.append([])
-            used = 0
+            used = 0.0
         groups[-1].append(c)
         used += need(c)
     return groups, left_out
@@ -118,7 +118,10 @@ class _Flight:
     def __init__(self, which: ParameterSet, contenders: Sequence[Contender]) -> None:
         self.which = which
         self.contenders = [REFERENCE, *contenders]
-        self.flops = {c.method: flops_of(c.method, which.shapes) for c in contenders}
+        self.flops = {
+            c.method: flops_of(c.method, which.hidden if for_hidden_matrices(c.method) else which.shapes)
+            for c in contenders
+        }
         random = torch.Generator().manual_seed(0)
         # Serve as gradients and as start; shared, because nobody gets them to write into.
         self.slopes = [torch.randn(s, generator=random).mul_(0.01) for s in which.shapes]

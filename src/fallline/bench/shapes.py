@@ -1,4 +1,4 @@
-"""The parameter sets that steps are timed on: lists of shapes, written out by rule."""
+"""The parameter sets that steps are timed on: lists of shapes, written out by rule, and which of them are embeddings or heads."""
 
 from __future__ import annotations
 
@@ -22,6 +22,12 @@ class ParameterSet:
     shapes: tuple[Shape, ...]
     rounds: int
     quick_rounds: int
+    apart: tuple[int, ...] = ()  # places of embeddings and heads, which methods for hidden matrices leave to AdamW
+
+    @property
+    def hidden(self) -> tuple[Shape, ...]:
+        """All shapes but those of embeddings and heads."""
+        return tuple(shape for k, shape in enumerate(self.shapes) if k not in self.apart)
 
     @property
     def numel(self) -> int:
@@ -35,6 +41,9 @@ def _gpt2(width: int = 768, depth: int = 12, vocabulary: int = 50257, context: i
     attention: list[Shape] = [(width, 3 * width), (3 * width,), (width, width), (width,)]
     mlp: list[Shape] = [(width, 4 * width), (4 * width,), (4 * width, width), (width,)]
     return ((vocabulary, width), (context, width), *(norm + attention + norm + mlp) * depth, *norm)
+
+
+_EMBEDDINGS = (0, 1)  # of _gpt2: of words and of places
 
 
 def _resnet18(classes: int = 1000) -> tuple[Shape, ...]:
@@ -53,18 +62,23 @@ def _resnet18(classes: int = 1000) -> tuple[Shape, ...]:
     return (*shapes, (classes, 512), (classes,))
 
 
+_MIXED = (*_resnet18(), *_gpt2(width=256, depth=4, vocabulary=4096, context=256))
+_HEAD = len(_resnet18()) - 2
+
+
 SETS = {
     entry.name: entry
     for entry in (
         ParameterSet("large", "4 matrices of 2048 x 2048 with biases", ((2048, 2048), (2048,)) * 4, 15, 7),
         ParameterSet("small", "300 matrices of 64 x 64 with biases", ((64, 64), (64,)) * 300, 40, 15),
-        ParameterSet("gpt2", "GPT-2 small", _gpt2(), 7, 3),
+        ParameterSet("gpt2", "GPT-2 small", _gpt2(), 7, 3, _EMBEDDINGS),
         ParameterSet(
             "mixed",
             "ResNet-18 and a transformer of width 256",
-            (*_resnet18(), *_gpt2(width=256, depth=4, vocabulary=4096, context=256)),
+            _MIXED,
             15,
             5,
+            (_HEAD, *(len(_resnet18()) + k for k in _EMBEDDINGS)),
         ),
     )
 }

@@ -16,15 +16,17 @@ from unittest.mock import patch
 
 import torch
 
-from fallline.bench.contenders import REFERENCE, Contender, others, ours, peers
+from fallline.bench.contenders import REFERENCE, Contender, others, ours
 from fallline.bench.measure import time_set
 from fallline.bench.memory import Extra, extra_memory
+from fallline.bench.peers import peers
 from fallline.bench.rows import Row
 from fallline.bench.shapes import SETS, ParameterSet, parameter_sets
 from fallline.bench.targets import judge
 from fallline.core.errors import InvalidValueError, unknown
 from fallline.core.execute import FUSE_MODES, UNCOMPILED, compiler_available
 from fallline.core.method import METHODS
+from fallline.lab.entries import STEP_METHODS
 
 __all__ = ["Plan", "Result", "load", "make_plan", "measure_memory", "num_threads", "run", "save", "start_compiler"]
 
@@ -66,8 +68,9 @@ class Plan:
         foreign = (
             ("fused", "foreach", "for-loop") if self.peers else ("foreach",) if set(UNCOMPILED) & set(layouts) else ()
         )
-        found = ours(self.methods, layouts) + others(self.methods, foreign)
-        return found + (peers(self.methods) if self.peers else []), left_out
+        found = ours(self.methods, layouts, which) + others(self.methods, foreign)
+        others_found, other_work = peers(self.methods, which) if self.peers else ([], [])
+        return found + others_found, left_out + other_work
 
 
 def make_plan(
@@ -82,6 +85,13 @@ def make_plan(
     """Check every name; None takes the default, a shorter one if quick, and ``all`` takes everything there is."""
     chosen = parameter_sets(_every(sets, SETS, QUICK_SETS if quick else tuple(SETS)))
     names = _every(methods, METHODS, QUICK_METHODS if quick else DEFAULT_METHODS)
+    solvers = [name for name in names if name in STEP_METHODS]
+    if solvers:
+        raise InvalidValueError(
+            f"bench step got {', '.join(solvers)}, a second-order solver. Expected a method that steps on the gradients it is given: a solver's "
+            f"time is in its passes through a model, of which there is none here. See docs/second_order.md for it in forward and backward passes, "
+            f"or its seconds in `fallline compare`."
+        )
     asking = [name for name in names if not _steps_on_gradients(name)]  # a misspelt name is an error now
     if methods is not None and list(methods) == ["all"]:
         names = [name for name in names if name not in asking]

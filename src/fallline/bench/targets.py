@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import fallline.methods  # noqa: F401 (fills the registry)
+from fallline.bench.peers import FOR_LOOP
 from fallline.bench.rows import Row
 from fallline.core.execute import UNCOMPILED
 from fallline.core.method import METHODS
@@ -15,7 +16,7 @@ from fallline.core.types import Reach
 
 __all__ = ["TARGETS", "Outcome", "Target", "judge"]
 
-Measure = Literal["per_byte", "ratio", "to_foreach", "compile"]
+Measure = Literal["per_byte", "ratio", "to_foreach", "to_gemm", "to_peer", "to_loop", "compile"]
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,16 @@ TARGETS = (
         "ratio", 1.5, _row("auto", "large", "gpt2", methods=["lamb", "lars"]),
     ),
     Target(
+        "auto, Muon <= 1.3 x its products of matrices on gpt2",
+        "to_gemm", 1.3, _row("auto", "gpt2", methods=["muon"]),
+    ),
+    Target("auto, Muon <= the fastest peer", "to_peer", 1.0, _row("auto", methods=["muon"])),
+    Target(
+        "auto, Muon <= 0.2 x the fastest peer that goes tensor by tensor on small",
+        "to_loop", 0.2, _row("auto", "small", methods=["muon"]),
+    ),
+    Target("auto, Shampoo and SOAP <= the fastest peer", "to_peer", 1.0, _row("auto", methods=["shampoo", "soap"])),
+    Target(
         "first step <= 5 s longer than a later one, once the compiler has started",
         "compile", 5.0, _row("compiled"),
     ),
@@ -131,10 +142,21 @@ def _value(target: Target, row: Row, rows: Sequence[Row]) -> float | None:
     if row.error:
         return math.inf
     if target.measure == "to_foreach":
-        same = [
-            r
-            for r in rows
-            if not r.error and (r.by, r.layout, r.method, r.set) == ("torch", "foreach", row.method, row.set)
-        ]
-        return row.ratio / same[0].ratio if same else None  # both are ratios to the reference beside them
+        return _against(row, [r for r in rows if (r.by, r.layout) == ("torch", "foreach")])
+    if target.measure in ("to_peer", "to_loop"):
+        start = FOR_LOOP if target.measure == "to_loop" else ""
+        return _against(row, [r for r in rows if r.by != "fallline" and r.layout.startswith(start)])
+    if target.measure == "to_gemm":
+        return row.to_gemm
     return {"per_byte": row.per_byte, "ratio": row.ratio, "compile": row.first - row.median}[target.measure]
+
+
+def _against(row: Row, others: Sequence[Row]) -> float | None:
+    """Times the fastest of others' rows of the same method, set and gradients; both are ratios to the reference beside them."""
+    same = [r.ratio for r in others if not r.error and _comparable(r, row)]
+    return row.ratio / min(same) if same else None
+
+
+def _comparable(theirs: Row, ours: Row) -> bool:
+    paths = {theirs.path, ours.path}
+    return (theirs.method, theirs.set) == (ours.method, ours.set) and (len(paths) == 1 or "both" in paths)

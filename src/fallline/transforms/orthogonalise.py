@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -25,17 +25,23 @@ SCALES = ("moonlight", "keller_jordan", "none")
 Precision = Literal["float32", "bfloat16"]
 
 
+CACHED = 2**17
+"""Elements of a stack that are iterated together on a CPU: of 64 x 64 matrices twice as fast as a stack of 2**19 at a time."""
+
+
 class _Quintic(torch.autograd.Function):
     """x <- a x + (b A + c A^2) x with A = x x^T, some times; a class, because vmap takes apart what fuses the additions."""
 
     @staticmethod
     def forward(x: Tensor, num_iterations: int) -> Tensor:
         a, b, c = COEFFICIENTS
-        stack = x.reshape(-1, *x.shape[-2:])
-        for _ in range(num_iterations):
-            gram = torch.bmm(stack, stack.mT)
-            stack = torch.baddbmm(stack, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), stack, beta=a)
-        return stack.reshape(x.shape)
+        done = []
+        for part in _parts(x.reshape(-1, *x.shape[-2:])):
+            for _ in range(num_iterations):
+                gram = torch.bmm(part, part.mT)
+                part = torch.baddbmm(part, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), part, beta=a)
+            done.append(part)
+        return (torch.cat(done) if len(done) > 1 else done[0]).reshape(x.shape)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
@@ -44,6 +50,13 @@ class _Quintic(torch.autograd.Function):
     @staticmethod
     def vmap(info: Any, in_dims: Any, x: Tensor, num_iterations: int) -> tuple[Tensor, int]:
         return _Quintic.apply(x.movedim(in_dims[0], 0), num_iterations), 0
+
+
+def _parts(stack: Tensor) -> Sequence[Tensor]:
+    """The stack in pieces of as many matrices as stay in a processor's cache through all iterations; whole on a device."""
+    if stack.device.type != "cpu":
+        return [stack]
+    return stack.split(max(1, CACHED // max(1, stack[:1].numel())))
 
 
 def polar(x: Tensor, num_iterations: int = 5, precision: Precision = "float32") -> Tensor:
