@@ -245,7 +245,7 @@ class Remembering(nn.Linear):
         (lambda: small.make_task(model=lambda: Random(4, 1)), None, "random numbers otherwise than by dropout"),
         (lambda: small.make_task(model=lambda: Remembering(4, 1)), None, "other gradients than among others"),
         (lambda: small.make_task(model=lambda: nn.Bilinear(4, 4, 1), loss=lambda m, b: m.weight.sum()), None, "'bias' takes no part in the loss"),
-        (lambda: small.make_task(model=lambda: nn.Linear(4, 1).bfloat16()), None, "'weight' is torch.bfloat16 on cpu, not float32"),
+        (lambda: small.make_task(model=lambda: nn.Linear(4, 1).bfloat16()), None, "'weight' is torch.bfloat16, not float32"),
         (small.make_task, [spec("svrg"), spec("svrg", seed=2)], r"svrg needs more than one gradient a step \(closure, full\)"),
         (small.make_task, [spec("svrg"), spec("adamw")], "differ in task, method, options or steps"),
         (lambda: small.make_task(model=lambda: nn.Sequential(nn.Linear(4, 10**6), nn.Linear(10**6, 1))), None, "keep a core busy by itself"),

@@ -39,6 +39,8 @@ MIN_ROUNDS = 2
 FLOOR_BYTES = 256 * 2**20
 """Size of each buffer whose copying is the memory floor: far larger than any cache."""
 
+CPU = torch.device("cpu")
+
 _FLOAT = 4
 
 _GEMM = 1024
@@ -50,14 +52,15 @@ def time_set(
     rounds: int,
     seconds: float = math.inf,
     say: Callable[[str], None] = lambda text: None,
+    device: torch.device = CPU,
 ) -> tuple[list[Row], list[str]]:
     """Time all contenders on one set: (their rows, what was left out and why). No new round, after the second, begins
     when the set has taken so many seconds of rounds."""
-    groups, left_out = flights(which, contenders, available_bytes())
+    groups, left_out = flights(which, contenders, available_bytes(device))
     rows: list[Row] = []
     for k, group in enumerate(groups):
         say(f"{which.name}, {k + 1} of {len(groups)}")
-        for row in _Flight(which, group).run(rounds, seconds / len(groups)):
+        for row in _Flight(which, group, device).run(rounds, seconds / len(groups)):
             if k == 0 or (row.method, row.by, row.layout) != (REFERENCE.method, REFERENCE.by, REFERENCE.layout):
                 rows.append(row)
     return rows, left_out
@@ -88,8 +91,10 @@ def flights(
     return groups, left_out
 
 
-def available_bytes() -> int | None:
+def available_bytes(device: torch.device = CPU) -> int | None:
     """Memory that can be had, with a reserve; None where the system does not say."""
+    if device.type == "cuda":
+        return int(0.85 * torch.cuda.mem_get_info(device)[0])
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         kilobytes = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
@@ -115,16 +120,16 @@ class _Live:
 class _Flight:
     """Contenders timed together, the reference first."""
 
-    def __init__(self, which: ParameterSet, contenders: Sequence[Contender]) -> None:
-        self.which = which
+    def __init__(self, which: ParameterSet, contenders: Sequence[Contender], device: torch.device = CPU) -> None:
+        self.which, self.device = which, device
         self.contenders = [REFERENCE, *contenders]
         self.flops = {
             c.method: flops_of(c.method, which.hidden if for_hidden_matrices(c.method) else which.shapes)
             for c in contenders
         }
-        random = torch.Generator().manual_seed(0)
+        random = torch.Generator(device).manual_seed(0)
         # Serve as gradients and as start; shared, because nobody gets them to write into.
-        self.slopes = [torch.randn(s, generator=random).mul_(0.01) for s in which.shapes]
+        self.slopes = [torch.randn(s, generator=random, device=device).mul_(0.01) for s in which.shapes]
 
     def run(self, rounds: int, seconds: float) -> list[Row]:
         """A row for each contender on the loop, and on given gradients for those that it makes a difference to."""
@@ -150,7 +155,7 @@ class _Flight:
                 one.optimizer.zero_grad()
                 built = time.perf_counter() - start
                 self._attach(one, "loop")
-                one.first = built + _seconds(one.optimizer.step)
+                one.first = built + _seconds(one.optimizer.step, self.device)
                 one.optimizer.zero_grad()
                 one.keeps = any(p.grad is not None for p in one.params)
                 self._measure(one, "loop")
@@ -164,7 +169,7 @@ class _Flight:
             if path == "given":  # the first of its kind; the loop's was in _start
                 self._try(one, path)
         copy, in_place, gemm = [], [], []
-        buffers = torch.ones(FLOOR_BYTES // _FLOAT), torch.ones(FLOOR_BYTES // _FLOAT)
+        buffers = [torch.ones(FLOOR_BYTES // _FLOAT, device=self.device) for _ in range(2)]
         gc.collect()
         with _no_collection():
             _bandwidths(*buffers)
@@ -176,7 +181,7 @@ class _Flight:
                 copy.append(speeds[0])
                 in_place.append(speeds[1])
                 if any(self.flops.values()):
-                    gemm.append(_gemm_rate())
+                    gemm.append(_gemm_rate(self.device))
                 turn = k % len(live)  # each follows the floor, which empties the caches, once in a while
                 for one in (*live[turn:], *live[:turn]):
                     if one.error:
@@ -199,7 +204,7 @@ class _Flight:
         path = path if one.keeps else "both"
         row = Row(
             self.which.name, self.which.numel, c.method, c.by, c.layout, path, c.bytes, error=one.error,
-            guard_bytes=c.guard_bytes,
+            guard_bytes=c.guard_bytes, device=self.device.type,
         )  # fmt: skip
         if one.error:
             return row
@@ -221,11 +226,12 @@ class _Flight:
 
     def _measure(self, one: _Live, path: GradientPath) -> tuple[float, float]:
         """(seconds of attaching gradients, seconds of the step and of clearing them)."""
-        attached = _seconds(lambda: self._attach(one, path))
-        start = time.perf_counter()
-        one.optimizer.step()
-        one.optimizer.zero_grad()
-        return attached, time.perf_counter() - start
+
+        def step() -> None:
+            one.optimizer.step()
+            one.optimizer.zero_grad()
+
+        return _seconds(lambda: self._attach(one, path), self.device), _seconds(step, self.device)
 
     def _attach(self, one: _Live, path: GradientPath) -> None:
         if path == "given":
@@ -242,7 +248,16 @@ def _fail(one: _Live, error: Exception) -> None:
     one.params, one.optimizer = [], None
 
 
-def _seconds(action: Callable[[], Any]) -> float:
+def _seconds(action: Callable[[], Any], device: torch.device = CPU) -> float:
+    """Seconds of an action; on a GPU, from when its work begins there until it is done."""
+    if device.type == "cuda":
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda.synchronize(device)
+        begin.record()
+        action()
+        end.record()
+        end.synchronize()
+        return float(begin.elapsed_time(end)) / 1e3
     start = time.perf_counter()
     action()
     return time.perf_counter() - start
@@ -251,13 +266,14 @@ def _seconds(action: Callable[[], Any]) -> float:
 def _bandwidths(a: Tensor, b: Tensor) -> tuple[float, float]:
     """Bytes a second of a plain copy and of an in-place product; both read and write 4 bytes an element."""
     size = 2 * _FLOAT * a.numel()
-    return size / _seconds(lambda: b.copy_(a)), size / _seconds(lambda: b.mul_(1.0))
+    return size / _seconds(lambda: b.copy_(a), a.device), size / _seconds(lambda: b.mul_(1.0), a.device)
 
 
-def _gemm_rate() -> float:
+def _gemm_rate(device: torch.device) -> float:
     """Operations a second of one product of square matrices, large enough to be as fast as any."""
-    a = torch.ones(_GEMM, _GEMM)
-    return 2 * _GEMM**3 / _seconds(lambda: a @ a)
+    size = _GEMM if device.type == "cpu" else 8 * _GEMM
+    a = torch.ones(size, size, device=device)
+    return 2 * size**3 / _seconds(lambda: a @ a, device)
 
 
 @contextmanager

@@ -16,11 +16,13 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from fallline.bench.step import check_device
 from fallline.core.errors import InvalidValueError, unknown
 from fallline.lab import RunSpec, train, train_population
 from fallline.lab.engines import LocalEngine, RunQueue
+from fallline.lab.population import ROOM
 from fallline.lab.study import POPULATION
-from fallline.tasks import Task, load
+from fallline.tasks import Task, load, on_device
 
 __all__ = ["CASES", "Case", "Speedup", "chosen_cases", "measure_population"]
 
@@ -61,6 +63,17 @@ CASES = {
 }
 
 
+GPU_CASES = {
+    case.task: case
+    for case in (
+        Case("digits-mlp", 16, 16, 90, 2, 20.0),
+        Case("fashion-cnn", 4, 4, 10, 1, 1.5),
+        Case("shakespeare-gpt", 4, 4, 10, 1, 2.0),
+    )
+}
+"""On a GPU, which a few small models leave idle, more runs train together."""
+
+
 @dataclass(frozen=True)
 class Speedup:
     """What was measured: seconds of a step of a run, one after the other and together, in every round."""
@@ -84,27 +97,35 @@ class Speedup:
         return self.median >= self.case.target
 
 
-def chosen_cases(names: str | None) -> list[Case]:
+def chosen_cases(names: str | None, device: str = "cpu") -> list[Case]:
     """Cases by the names of their tasks, separated by commas; all without names."""
+    cases = CASES if device == "cpu" else GPU_CASES
     if names is None:
-        return list(CASES.values())
+        return list(cases.values())
     found = [name.strip() for name in names.split(",")]
     for name in found:
-        if name not in CASES:
-            raise unknown("task of this benchmark", name, CASES)
-    return [CASES[name] for name in found]
+        if name not in cases:
+            raise unknown("task of this benchmark", name, cases)
+    return [cases[name] for name in found]
 
 
 def measure_population(
-    case: Case, rounds: int, workers: int, cpu: bool = False, say: Callable[[str], None] = lambda text: None
+    case: Case,
+    rounds: int,
+    workers: int,
+    cpu: bool = False,
+    say: Callable[[str], None] = lambda text: None,
+    device: str = "cpu",
 ) -> Speedup:
     """Time both in turns: wall-clock time with worker processes, or with ``cpu`` the time of this process's processor, in which the
-    runs then train together; others on the machine disturb it less."""
+    runs then train together; others on the machine disturb it less. On another ``device`` both are there, in this process."""
+    check_device(device)
     if rounds < 1 or workers < 1:
         raise InvalidValueError(
             f"The benchmark got rounds={rounds} and workers={workers}. Expected at least 1 of each. Write --rounds 5 --workers 2."
         )
     task = _shortened(load(case.task), case.steps)
+    task = task if device == "cpu" else on_device(task, device)
     specs, clock = case.specs, time.process_time if cpu else time.perf_counter
     alone: list[float] = []
     together: list[float] = []
@@ -112,11 +133,13 @@ def measure_population(
     with ExitStack() as stack:
         stack.callback(torch.set_num_threads, before)
         torch.set_num_threads(1)
-        pool = None if cpu else RunQueue(stack.enter_context(LocalEngine({case.task: task}, workers)))
+        pool = (
+            None if cpu or device != "cpu" else RunQueue(stack.enter_context(LocalEngine({case.task: task}, workers)))
+        )
 
         def at_once(some: Sequence[RunSpec]) -> None:
             if pool is None:
-                train_population(task, some)
+                train_population(task, some, ROOM if device == "cpu" else None)
                 return
             pool.submit([some[i : i + POPULATION] for i in range(0, len(some), POPULATION)])
             deque(pool, maxlen=0)

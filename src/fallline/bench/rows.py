@@ -40,6 +40,7 @@ class Row:
     flops: float = 0.0  # of the products of matrices in a step, as torch counts them; dear work that is seldom due is not among them
     gemm: tuple[float, ...] = ()  # operations a second of a large product in the same rounds
     error: str = ""
+    device: str = "cpu"
     guard_bytes: int = 0  # per parameter; read to know that every gradient is finite before anything changes
 
     @property
@@ -84,6 +85,11 @@ class Row:
     def to_copy(self) -> float:
         """Times the memory floor: how long copy_ would have taken to move the same bytes, in the same round."""
         return self._to_floor(self.copy)
+
+    @property
+    def copied(self) -> float:
+        """Times as long as a copy of all bytes that it moves, the guard's reading included."""
+        return self.to_copy * self.bytes / (self.bytes + self.guard_bytes)
 
     @property
     def to_in_place(self) -> float:

@@ -73,6 +73,9 @@ SETS = {
         ParameterSet("small", "300 matrices of 64 x 64 with biases", ((64, 64), (64,)) * 300, 40, 15),
         ParameterSet("gpt2", "GPT-2 small", _gpt2(), 7, 3, _EMBEDDINGS),
         ParameterSet(
+            "billion", "a transformer of a billion parameters", _gpt2(width=2048, depth=18), 7, 3, _EMBEDDINGS
+        ),
+        ParameterSet(
             "mixed",
             "ResNet-18 and a transformer of width 256",
             _MIXED,

@@ -28,7 +28,18 @@ from fallline.core.execute import FUSE_MODES, UNCOMPILED, compiler_available
 from fallline.core.method import METHODS
 from fallline.lab.entries import STEP_METHODS
 
-__all__ = ["Plan", "Result", "load", "make_plan", "measure_memory", "num_threads", "run", "save", "start_compiler"]
+__all__ = [
+    "Plan",
+    "Result",
+    "check_device",
+    "load",
+    "make_plan",
+    "measure_memory",
+    "num_threads",
+    "run",
+    "save",
+    "start_compiler",
+]
 
 DEFAULT_METHODS = ("adamw", "sgd", "lion", "lamb", "lars")
 QUICK_SETS = ("small", "large", "gpt2")
@@ -49,6 +60,7 @@ class Plan:
     peers: bool = False
     quick: bool = False
     rounds: int | None = None
+    device: str = "cpu"
 
     def rounds_of(self, which: ParameterSet) -> int:
         return self.rounds or (which.quick_rounds if self.quick else which.rounds)
@@ -81,9 +93,12 @@ def make_plan(
     peers: bool = False,
     quick: bool = False,
     rounds: int | None = None,
+    device: str = "cpu",
 ) -> Plan:
     """Check every name; None takes the default, a shorter one if quick, and ``all`` takes everything there is."""
-    chosen = parameter_sets(_every(sets, SETS, QUICK_SETS if quick else tuple(SETS)))
+    check_device(device)
+    usual = tuple(name for name in SETS if device != "cpu" or name != "billion")
+    chosen = parameter_sets(_every(sets, SETS, QUICK_SETS if quick else usual))
     names = _every(methods, METHODS, QUICK_METHODS if quick else DEFAULT_METHODS)
     solvers = [name for name in names if name in STEP_METHODS]
     if solvers:
@@ -106,7 +121,18 @@ def make_plan(
             raise unknown("fuse mode", mode, FUSE_MODES)
     if rounds is not None and rounds < 1:
         raise InvalidValueError(f"bench got rounds={rounds}. Expected at least 1. Leave --rounds out for the default.")
-    return Plan(tuple(chosen), tuple(names), tuple(modes), peers, quick, rounds)
+    return Plan(tuple(chosen), tuple(names), tuple(modes), peers, quick, rounds, device)
+
+
+def check_device(device: str) -> None:
+    """Raise unless torch can use the device."""
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InvalidValueError(
+            f"bench got device={device!r}, on which torch says: {str(error).splitlines()[0]} Expected cpu, or cuda where torch finds a "
+            f"GPU. Look at torch.cuda.is_available()."
+        ) from None
 
 
 def _steps_on_gradients(name: str) -> bool:
@@ -132,7 +158,9 @@ def run(plan: Plan, say: Callable[[str], None] = lambda text: None) -> Iterator[
     """Time set after set, yielding the rows of each and what was left out."""
     for which in plan.sets:
         contenders, left_out = plan.contenders(which)
-        rows, too_large = time_set(which, contenders, plan.rounds_of(which), plan.seconds, say)
+        rows, too_large = time_set(
+            which, contenders, plan.rounds_of(which), plan.seconds, say, torch.device(plan.device)
+        )
         yield rows, left_out + too_large
 
 
@@ -161,17 +189,17 @@ def num_threads(threads: int) -> Iterator[None]:
 
 
 @contextmanager
-def start_compiler(layouts: Sequence[str]) -> Iterator[float | None]:
+def start_compiler(layouts: Sequence[str], device: str = "cpu") -> Iterator[float | None]:
     """Empty compiler caches for a while, so that first steps are first; the seconds that torch's compiler itself takes to
     start (imports, precompiled headers, once a machine), or None where nothing will compile."""
-    if set(layouts) <= set(UNCOMPILED) or not compiler_available():
+    if set(layouts) <= set(UNCOMPILED) or not compiler_available(torch.device(device).type):
         yield None
         return
     from torch._inductor.utils import fresh_cache
 
     with fresh_cache(), TemporaryDirectory() as folder, patch.dict(os.environ, {"FALLLINE_CACHE": folder}):
         start = time.perf_counter()
-        torch.compile(lambda x: x + 1.0)(torch.zeros(64))
+        torch.compile(lambda x: x + 1.0)(torch.zeros(64, device=device))
         yield time.perf_counter() - start
 
 

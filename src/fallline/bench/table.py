@@ -50,7 +50,7 @@ def header(about: Mapping[str, object]) -> str:
     started = about.get("compiler_start")
     return (
         f"{about['date']}, {about['processor']}, {about['cores']} cores, {about['threads']} thread{'s' if about['threads'] != 1 else ''}, "
-        f"load {about['load']}\n"
+        f"load {about['load']}{'' if about.get('device', 'cpu') == 'cpu' else ', ' + str(about['device'])}\n"
         f"torch {about['torch']}, Python {about['python']}, fallline {about['fallline']} ({about['revision']}), float32"
         + (f"; the compiler took {started:.1f} s to start" if isinstance(started, float) else "")
     )

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -35,8 +36,10 @@ def bench_step(plan: Plan, threads: int, file: Path | None, memory: bool, comman
     check_folder_of(file)
     out = console()
     load = load_average()
-    with num_threads(threads), start_compiler(("eager",) if memory else plan.layouts) as started:
+    with num_threads(threads), start_compiler(("eager",) if memory else plan.layouts, plan.device) as started:
         about = {**describe(), "threads": threads, "load": load, "compiler_start": started, "command": command}
+        if plan.device != "cpu":
+            about |= {"device": torch.cuda.get_device_name(plan.device)}
         about = {"date": time.strftime("%Y-%m-%d %H:%M"), **{k: v for k, v in about.items() if k != "threads per run"}}
         out.print(header(about))
         result = _memory(plan, about, out) if memory else _times(plan, about, out)
@@ -113,8 +116,14 @@ def _say(waiting: Any, text: str) -> None:
 
 
 def plan_of(
-    sets: str | None, methods: str | None, fuse: str | None, peers: bool, quick: bool, rounds: int | None
+    sets: str | None,
+    methods: str | None,
+    fuse: str | None,
+    peers: bool,
+    quick: bool,
+    rounds: int | None,
+    device: str = "cpu",
 ) -> Plan:
     """The plan of a command line's comma-separated names."""
     named = [None if text is None else [n.strip() for n in text.split(",")] for text in (sets, methods, fuse)]
-    return make_plan(*named, peers=peers, quick=quick, rounds=rounds)
+    return make_plan(*named, peers=peers, quick=quick, rounds=rounds, device=device)

@@ -438,6 +438,7 @@ def step(
     memory: Annotated[bool, Parameter(negative="")] = False,
     rounds: int | None = None,
     threads: int = 2,
+    device: str = "cpu",
     json: Path | None = None,
 ) -> int:
     """Time the steps of our methods beside torch's fused AdamW, and see how far they are from the memory's limit.
@@ -445,7 +446,7 @@ def step(
     Parameters
     ----------
     sets
-        Parameter sets, separated by commas: large, small, gpt2, mixed. All of them by default.
+        Parameter sets, separated by commas: large, small, gpt2, mixed, billion. All of them by default, the last only on a GPU.
     methods
         Methods, separated by commas; `all` takes every one. By default adamw, sgd (with momentum), lion, lamb, lars.
     fuse
@@ -460,15 +461,18 @@ def step(
         Times that every step is timed; by default as many as the set's size allows.
     threads
         Torch's threads.
+    device
+        Where the parameters are: cpu, or cuda.
     json
         File for everything, every round's time included.
     """
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # before torch comes in: its profiler writes to the terminal
     from fallline.cli.bench import bench_step, plan_of
 
-    plan = plan_of(sets, methods, fuse, peers, quick, rounds)
+    plan = plan_of(sets, methods, fuse, peers, quick, rounds, device)
     given = {"sets": sets, "methods": methods, "fuse": fuse, "rounds": rounds, "threads": threads}
     flags = {"peers": peers, "quick": quick, "memory": memory}
+    given |= {} if device == "cpu" else {"device": device}
     command = ["fallline bench step", *(f"--{k} {v}" for k, v in given.items() if v is not None)]
     command += [f"--{k}" for k, v in flags.items() if v]
     return bench_step(plan, threads, json, memory, " ".join(command))
@@ -503,7 +507,12 @@ def curvature(
 
 @bench.command
 def population(
-    *, tasks: str | None = None, rounds: int = 5, workers: int = 2, cpu: Annotated[bool, Parameter(negative="")] = False
+    *,
+    tasks: str | None = None,
+    rounds: int = 5,
+    workers: int = 2,
+    cpu: Annotated[bool, Parameter(negative="")] = False,
+    device: str = "cpu",
 ) -> int:
     """Time many runs as a study trains them, together where that pays, beside the same runs one after the other.
 
@@ -517,7 +526,9 @@ def population(
         Processes that train together at the same time, one thread each.
     cpu
         Train together in this process alone, and take its processor's time, which others on the machine disturb less.
+    device
+        Where all train: cpu, or cuda, where more train together.
     """
     from fallline.cli.population import bench_population
 
-    return bench_population(tasks, rounds, workers, cpu)
+    return bench_population(tasks, rounds, workers, cpu, device)

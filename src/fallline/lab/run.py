@@ -351,7 +351,7 @@ def _fingerprint(model: nn.Module) -> str:
     """A hash of the initial parameters: equal for all methods that share a seed."""
     digest = hashlib.blake2b(digest_size=8)
     for p in model.parameters():
-        digest.update(p.detach().to(torch.float64).contiguous().numpy().tobytes())
+        digest.update(p.detach().to("cpu", torch.float64).contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -3,6 +3,7 @@
 from fallline.tasks.baselines import Baseline, baselines
 from fallline.tasks.data import Corpus, DifferentDataWarning, SyntheticDataWarning
 from fallline.tasks.datasets import Batch, Dataset, Tensors, Windows, fetch
+from fallline.tasks.devices import on_device
 from fallline.tasks.entry import Entry
 from fallline.tasks.evaluate import evaluate
 from fallline.tasks.registry import TASKS, load
@@ -28,5 +29,6 @@ __all__ = [
     "evaluate",
     "fetch",
     "load",
+    "on_device",
     "suite",
 ]

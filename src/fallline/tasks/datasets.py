@@ -45,7 +45,7 @@ class Tensors:
 
     def batch(self, indices: Tensor) -> tuple[Tensor, ...]:
         """The rows ``indices``, shape (batch,), of every tensor."""
-        return tuple(t.index_select(0, indices) for t in self.tensors)
+        return tuple(t.index_select(0, indices.to(t.device)) for t in self.tensors)
 
 
 class Windows:
@@ -61,14 +61,14 @@ class Windows:
                 f"1-d tensor longer than length, and both numbers at least 1. Give more text or a smaller length."
             )
         self.tokens, self.length, self.stride = tokens, length, stride
-        self._offsets = torch.arange(length + 1)
+        self._offsets = torch.arange(length + 1, device=tokens.device)
 
     def __len__(self) -> int:
         return (len(self.tokens) - self.length - 1) // self.stride + 1
 
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """The windows ``indices``, shape (batch,)."""
-        window = self.tokens[indices[:, None] * self.stride + self._offsets].long()
+        window = self.tokens[indices.to(self.tokens.device)[:, None] * self.stride + self._offsets].long()
         return window[:, :-1], window[:, 1:]
 
 

@@ -6,6 +6,6 @@ records = train_population(load("digits-mlp"), specs)
 """
 
 from fallline.lab.population.stack import Alone
-from fallline.lab.population.train import train_population
+from fallline.lab.population.train import ROOM, train_population
 
-__all__ = ["Alone", "train_population"]
+__all__ = ["ROOM", "Alone", "train_population"]

@@ -42,14 +42,14 @@ def survey(task: Task, seed: int) -> Survey:
     """Take one gradient of one run. Raises Alone for a model that no population can hold."""
     model = made(task, seed)
     for name, p in model.named_parameters():
-        if p.dtype not in DTYPES or p.device.type != "cpu" or p.layout is not torch.strided:
-            raise Alone(f"the parameter {name!r} is {p.dtype} on {p.device.type}, not float32 or float64 on the CPU")
+        if p.dtype not in DTYPES or p.layout is not torch.strided:
+            raise Alone(f"the parameter {name!r} is {p.dtype}, not float32 or float64")
     batch = batch_of(task, seed, 1)
     own = {p.untyped_storage().data_ptr() for p in model.parameters()}
     saved: dict[int, int] = {}
 
     def keep(x: Tensor) -> Tensor:
-        if x.device.type == "cpu" and x.layout is torch.strided and x.untyped_storage().data_ptr() not in own:
+        if x.layout is torch.strided and x.untyped_storage().data_ptr() not in own:
             saved[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
         return x
 
@@ -100,6 +100,7 @@ class Stack:
         self.model = models[seeds[0]]
         self._witnesses = {0: self.model, len(seeds) - 1: models[seeds[-1]]}
         rows = [models[seed] for seed in seeds]
+        self.device = next(self.model.parameters()).device
         forms = {tuple((n, p.shape, p.requires_grad) for n, p in m.named_parameters()) for m in models.values()}
         if len(forms) > 1:
             raise Alone("models of different seeds have different parameters")
@@ -114,6 +115,7 @@ class Stack:
     def keep(self, rows: Tensor) -> None:
         """Only these runs, in this order."""
         self.seeds = [self.seeds[i] for i in rows.tolist()]
+        rows = rows.to(self.device)
         self.params = {n: x.index_select(0, rows) for n, x in self.params.items()}
         self.fixed = {n: x.index_select(0, rows) for n, x in self.fixed.items()}
 
@@ -220,15 +222,18 @@ class Stack:
         drawn: list[list[Tensor]] = []
         for seed in distinct if self._dropouts else []:
             random = generator(seed, "dropout", t)
-            kept = [torch.empty_like(x).bernoulli_(1 - p, generator=random).div_(1 - p) for x, p in self._dropouts]
-            drawn.append(kept)
+            kept = [
+                torch.empty_like(x, device="cpu").bernoulli_(1 - p, generator=random).div_(1 - p)
+                for x, p in self._dropouts
+            ]
+            drawn.append([mask.to(self.device) for mask in kept])
         return [self._by_run(torch.stack(masks), distinct) for masks in zip(*drawn, strict=True)]
 
     def _by_run(self, x: Tensor, distinct: Sequence[int]) -> Tensor:
         """Rows for seeds -> rows for runs."""
         if len(distinct) == len(self.seeds):
             return x
-        return x.index_select(0, torch.tensor([distinct.index(seed) for seed in self.seeds]))
+        return x.index_select(0, torch.tensor([distinct.index(seed) for seed in self.seeds]).to(x.device))
 
 
 def _stacked(rows: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:

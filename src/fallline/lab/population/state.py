@@ -97,6 +97,7 @@ class State:
 
     def keep(self, rows: Tensor) -> None:
         """Only these runs; the parameters are replaced by who holds them."""
-        self.slots = {n: {k: x.index_select(0, rows) for k, x in slots.items()} for n, slots in self.slots.items()}
+        places = rows.to(next(iter(self.params.values())).device)
+        self.slots = {n: {k: x.index_select(0, places) for k, x in slots.items()} for n, slots in self.slots.items()}
         self.hypers = [self.hypers[i] for i in rows.tolist()]
         self.taken = [self.taken[i] for i in rows.tolist()]

@@ -120,12 +120,14 @@ class Vectorised(Update):
     ) -> dict[str, dict[str, Tensor]]:
         """What a step writes, by parameter."""
         state = self.state
-        t = torch.tensor([max(1, x) for x in state.taken], dtype=torch.float64)
+        device = losses.device
+        t = torch.tensor([max(1, x) for x in state.taken], dtype=torch.float64, device=device)
         values = torch.tensor(
-            [h.at(max(1, x)) for h, x in zip(state.hypers, state.taken, strict=True)], dtype=torch.float64
+            [h.at(max(1, x)) for h, x in zip(state.hypers, state.taken, strict=True)],
+            dtype=torch.float64,
+            device=device,
         )
-        ok = torch.zeros(len(state.taken), dtype=torch.bool)
-        ok[list(rows)] = True
+        ok = torch.tensor([i in rows for i in range(len(state.taken))], device=device)
         numbers = {"t": t, "loss": losses, "ok": ok}
         parts = self.parted(values.unbind(1))
         held = {n: {"p": p, "g": gradients[n], **state.slots[n]} for n, p in state.params.items()}
@@ -186,7 +188,7 @@ def make_update(state: State, gradients: Mapping[str, Tensor], losses: Tensor, r
     """The fastest way that can take these steps. ``taken`` counts the coming step; nothing is changed."""
     single = Single(state)
     numel = sum(x.numel() for x in state.params.values())
-    if numel >= BUNDLE_FROM and (how := _plan_of(single)) is not None:
+    if losses.device.type == "cpu" and numel >= BUNDLE_FROM and (how := _plan_of(single)) is not None:
         return Native(state, how)
     together = Vectorised(state)
     if not rows:
