@@ -151,9 +151,9 @@ class _Flight:
                 built = time.perf_counter() - start
                 self._attach(one, "loop")
                 one.first = built + _seconds(one.optimizer.step)
-                one.optimizer.zero_grad()
-                one.keeps = any(p.grad is not None for p in one.params)
-                self._measure(one, "loop")
+            one.optimizer.zero_grad()
+            one.keeps = any(p.grad is not None for p in one.params)
+            self._measure(one, "loop")
         except Exception as error:  # whatever another library raises is its row, not our end
             _fail(one, error)
         return one

@@ -447,7 +447,8 @@ def step(
     sets
         Parameter sets, separated by commas: large, small, gpt2, mixed. All of them by default.
     methods
-        Methods, separated by commas; `all` takes every one. By default adamw, sgd (with momentum), lion, lamb, lars.
+        Methods, separated by commas; `all` takes every one. By default adamw, sgd (with momentum), lion, lamb, lars. Matrix methods
+        (muon, shampoo, soap, psgd, mars_shampoo) step hidden matrices; embeddings take AdamW's step.
     fuse
         How our steps run, separated by commas, as `auto,eager`. Every way by default.
     peers
