@@ -114,6 +114,7 @@ class _Live:
     keeps: bool = False  # whether zero_grad() leaves tensors in .grad
     error: str = ""
     times: list[float] = field(default_factory=list)
+    host: list[float] = field(default_factory=list)
     backward: list[float] = field(default_factory=list)
 
 
@@ -127,6 +128,7 @@ class _Flight:
             c.method: flops_of(c.method, which.hidden if for_hidden_matrices(c.method) else which.shapes)
             for c in contenders
         }
+        self.lead = None if device.type == "cpu" else torch.ones(8 * _GEMM, 8 * _GEMM, device=device)
         random = torch.Generator(device).manual_seed(0)
         # Serve as gradients and as start; shared, because nobody gets them to write into.
         self.slopes = [torch.randn(s, generator=random, device=device).mul_(0.01) for s in which.shapes]
@@ -156,16 +158,16 @@ class _Flight:
                 built = time.perf_counter() - start
                 self._attach(one, "loop")
                 one.first = built + _seconds(one.optimizer.step, self.device)
-                one.optimizer.zero_grad()
-                one.keeps = any(p.grad is not None for p in one.params)
-                self._measure(one, "loop")
+            one.optimizer.zero_grad()
+            one.keeps = any(p.grad is not None for p in one.params)
+            self._measure(one, "loop")
         except Exception as error:  # whatever another library raises is its row, not our end
             _fail(one, error)
         return one
 
     def _rounds(self, live: list[_Live], rounds: int, seconds: float, path: GradientPath) -> list[Row]:
         for one in live:
-            one.times, one.backward = [], []
+            one.times, one.host, one.backward = [], [], []
             if path == "given":  # the first of its kind; the loop's was in _start
                 self._try(one, path)
         copy, in_place, gemm = [], [], []
@@ -190,6 +192,7 @@ class _Flight:
                     if taken is not None:
                         one.backward.append(taken[0])
                         one.times.append(taken[1])
+                        one.host.append(taken[2])
         reference = tuple(live[0].times)
         series: dict[str, Any] = {
             "reference": reference,
@@ -212,26 +215,32 @@ class _Flight:
             row,
             first=one.first,
             times=tuple(one.times),
+            host=tuple(one.host) if self.device.type != "cpu" else (),
             backward=tuple(one.backward),
             flops=self.flops.get(c.method, 0.0),
             **series,
         )
 
-    def _try(self, one: _Live, path: GradientPath) -> tuple[float, float] | None:
+    def _try(self, one: _Live, path: GradientPath) -> tuple[float, float, float] | None:
         try:
             return self._measure(one, path)
         except Exception as error:
             _fail(one, error)
             return None
 
-    def _measure(self, one: _Live, path: GradientPath) -> tuple[float, float]:
-        """(seconds of attaching gradients, seconds of the step and of clearing them)."""
+    def _measure(self, one: _Live, path: GradientPath) -> tuple[float, float, float]:
+        """(seconds of attaching gradients, seconds of the step and of clearing them, seconds until the host has asked for it)."""
+        asked = 0.0
 
         def step() -> None:
+            nonlocal asked
+            start = time.perf_counter()
             one.optimizer.step()
             one.optimizer.zero_grad()
+            asked = time.perf_counter() - start
 
-        return _seconds(lambda: self._attach(one, path), self.device), _seconds(step, self.device)
+        attached = _seconds(lambda: self._attach(one, path), self.device)
+        return attached, _seconds(step, self.device, self.lead), asked
 
     def _attach(self, one: _Live, path: GradientPath) -> None:
         if path == "given":
@@ -248,11 +257,14 @@ def _fail(one: _Live, error: Exception) -> None:
     one.params, one.optimizer = [], None
 
 
-def _seconds(action: Callable[[], Any], device: torch.device = CPU) -> float:
-    """Seconds of an action; on a GPU, from when its work begins there until it is done."""
+def _seconds(action: Callable[[], Any], device: torch.device = CPU, lead: Tensor | None = None) -> float:
+    """Seconds of an action; on a GPU, from when its work begins there until it is done. ``lead``, a large matrix, keeps the GPU busy
+    with a product while the host asks for the work, as the backward pass does in training."""
     if device.type == "cuda":
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         torch.cuda.synchronize(device)
+        if lead is not None:
+            lead @ lead
         begin.record()
         action()
         end.record()

@@ -31,7 +31,7 @@ BLOCK = 1024
 """Our block, from which on a dimension is cut; peers that cannot cut are not timed on sets where that makes another amount of work."""
 
 FOR_LOOP = "for-loop"
-"""How the layout of those begins that step tensor by tensor."""
+"""The layout of those that step tensor by tensor, as they are; with more words where something is replaced, compiled or left out."""
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,7 @@ class Row:
     gemm: tuple[float, ...] = ()  # operations a second of a large product in the same rounds
     error: str = ""
     device: str = "cpu"
+    host: tuple[float, ...] = ()  # on a GPU, seconds of the host's; the GPU's work is behind them
     guard_bytes: int = 0  # per parameter; read to know that every gradient is finite before anything changes
 
     @property

@@ -448,7 +448,8 @@ def step(
     sets
         Parameter sets, separated by commas: large, small, gpt2, mixed, billion. All of them by default, the last only on a GPU.
     methods
-        Methods, separated by commas; `all` takes every one. By default adamw, sgd (with momentum), lion, lamb, lars.
+        Methods, separated by commas; `all` takes every one. By default adamw, sgd (with momentum), lion, lamb, lars. Matrix methods
+        (muon, shampoo, soap, psgd, mars_shampoo) step hidden matrices; embeddings take AdamW's step.
     fuse
         How our steps run, separated by commas, as `auto,eager`. Every way by default.
     peers

@@ -63,6 +63,7 @@ class Batch:
     units: Sequence[Unit | Bundle]
     compiled: bool
     flat: bool  # without it, the reference: every tensor whole and in its own shape
+    calls: int | None = None  # of step(), this one included
 
 
 def layout(leaves: Sequence[Leaf], chain: Sequence[Segment], fuse: Fuse) -> tuple[list[Unit | Bundle], bool]:
@@ -101,23 +102,32 @@ def execute(batches: Sequence[Batch], loss: Tensor | None = None, ok: Tensor | N
                 wide = segment.reach > Reach.ELEMENT
                 for unit in batch.units:
                     if isinstance(unit, Bundle):
-                        unit.run(k, batch.segments[k], _numbers(unit, loss, total, ok))
+                        unit.run(k, batch.segments[k], _numbers(unit, loss, total, ok, batch.calls))
                     elif not (wide and unit.scattered):
-                        _run(batch, batch.segments[k], unit, _numbers(unit, loss, total, ok), hypers, memo)
+                        _run(batch, batch.segments[k], unit, _numbers(unit, loss, total, ok, batch.calls), hypers, memo)
                 if wide and (parts := _parts(batch)):
-                    _run_parts(batch, batch.segments[k], parts, [_numbers(x, loss, total, ok) for x in parts], memo)
+                    _run_parts(
+                        batch,
+                        batch.segments[k],
+                        parts,
+                        [_numbers(x, loss, total, ok, batch.calls) for x in parts],
+                        memo,
+                    )
         if not segment.last:
             total = _total(batches, k + 1, loss)
 
 
-def _numbers(unit: Unit | Bundle, loss: Tensor | None, total: Tensor | None, ok: Tensor | None) -> Numbers:
+def _numbers(
+    unit: Unit | Bundle, loss: Tensor | None, total: Tensor | None, ok: Tensor | None, calls: int | None = None
+) -> Numbers:
     first = unit.steps.view(-1)[0]
     t = int(first) if first.device.type == "cpu" else first.to(torch.float64)
     several = total is not None and total.dim() > 0
     sums = (
         {f"total_{i}": x for i, x in enumerate(total.unbind())} if several and total is not None else {"total": total}
     )
-    return {"t": t, **{k: v for k, v in {"loss": loss, **sums, "ok": ok}.items() if v is not None}}
+    calls = None if isinstance(t, int) else calls
+    return {"t": t, **{k: v for k, v in {"loss": loss, **sums, "ok": ok, "calls": calls}.items() if v is not None}}
 
 
 def _parts(batch: Batch) -> list[Part]:
@@ -147,7 +157,8 @@ def _run(
     for arrays, batched in unit.arrays(segment.reach, batch.flat, segment.slots):
         mine = segment.touched(arrays)
         if batch.compiled and segment.compiles and mine["p"].numel() > 1 and (batched or _compilable(mine, segment)):
-            Kernel.of(segment, mine, numbers, batched)(mine, numbers, hypers, memo)
+            known = {k: v for k, v in numbers.items() if k != "calls"}
+            Kernel.of(segment, mine, known, batched)(mine, known, hypers, memo)
         else:
             _eager(segment, mine, numbers, batched)
     if segment.last:

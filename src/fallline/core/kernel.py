@@ -47,7 +47,7 @@ Named: TypeAlias = tuple[tuple[str, Transform], ...]
 Structure: TypeAlias = tuple[tuple[str, type[Transform], tuple[Any, ...]], ...]
 Numbers: TypeAlias = dict[str, Any]
 """``t``, the step from 1, and where they exist ``loss``, ``total`` (or ``total_0``, ``total_1`` ...) and ``ok`` (a flag: false
-leaves everything as it is)."""
+leaves everything as it is); where ``t`` lies on a device, ``calls``, which kernels do not take."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ def decoded(segment: Segment, arrays: Arrays, numbers: Numbers) -> tuple[Tensor,
     u = arrays["u"] if "u" in arrays and not segment.first else g
     old = {slot: storage.decode(slot, arrays, signed) for slot, signed in segment.slots.items()}
     totals = tuple(x for key, x in numbers.items() if key.startswith("total_"))
-    return u, At(p, g, numbers["t"], numbers.get("loss"), numbers.get("total"), totals), old
+    return u, At(p, g, numbers["t"], numbers.get("loss"), numbers.get("total"), totals, numbers.get("calls")), old
 
 
 def settled(

@@ -361,7 +361,7 @@ class Optimizer(torch.optim.Optimizer):
             )
         held = self._layout(index, present)
         held.give(gradients, group["maximize"])
-        return Batch(found, held.units, held.compiled, flat=self._fuse != "eager")
+        return Batch(found, held.units, held.compiled, flat=self._fuse != "eager", calls=group["step"] + 1)
 
     def _layout(self, index: int, present: list[Tensor]) -> Layout:
         """The layout of a group whose given parameters have gradients: the last one for as long as nothing moved."""
@@ -451,7 +451,7 @@ class Optimizer(torch.optim.Optimizer):
         alone.give([cast(Tensor, p.grad)], group["maximize"])
         p.grad = None
         if self._guard.look(alone.units) is not False:
-            execute([Batch(found, alone.units, alone.compiled, flat=self._fuse != "eager")])
+            execute([Batch(found, alone.units, alone.compiled, self._fuse != "eager", group["step"] + 1)])
         for unit in alone.units:
             unit.release()
         self._guard.complain()

@@ -40,3 +40,9 @@ class At(NamedTuple):
     loss: Tensor | None = None  # the loss at p, for steps that declare needs = {"loss"}
     total: Tensor | None = None  # the sum of measure() over all tensors, for steps of reach GROUP
     totals: tuple[Tensor, ...] = ()  # the same where measure() returns several numbers, as a 1-d tensor
+    calls: int | None = None  # calls of step(), where ``t`` lies on a device
+
+    @property
+    def turn(self) -> int | Tensor:
+        """The step, to decide when dear work is due: on a device that of calls, refused steps included, which need not be read."""
+        return self.t if self.calls is None else self.calls

@@ -126,6 +126,14 @@ def factor_slot(step: Any, p: Tensor) -> Tensor:
     return p.new_zeros(() if grid is None else grid.num_factor_elements)
 
 
+def identity_slot(step: Any, p: Tensor) -> Tensor:
+    """The same, an identity for every factor: what stands for a root or a basis if the first step, which finds them, is refused."""
+    grid = grid_of(tuple(p.shape), step.block, step.sides)
+    if grid is None:
+        return p.new_zeros(())
+    return packed([torch.eye(f.shape[-1]).to(p).expand_as(f) for f in unpacked(factor_slot(step, p), grid)])
+
+
 def padded_slot(step: Any, p: Tensor) -> Tensor:
     """A slot with an element for each of the blocks' of such a step; shaped like the parameter where nothing is filled up."""
     grid = grid_of(tuple(p.shape), step.block, step.sides)

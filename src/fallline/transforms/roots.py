@@ -76,7 +76,8 @@ def turn_of(shape: tuple[int, ...], every: int) -> int:
 
 
 def when(due: bool | Tensor, renew: Callable[[], tuple[Tensor, ...]], old: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """New values where they are due, without the work where they are not; on a device, where reading the step would stall, it is done."""
+    """New values where they are due, without the work where they are not. ``due`` comes from ``at.turn``, which is a number even where
+    ``at.t`` lies on a device; of a tensor, in a trace or under vmap, the work is done in any case."""
     if not isinstance(due, Tensor):
         return renew() if due else old
     return tuple(torch.where(due, a, b) for a, b in zip(renew(), old, strict=True))

@@ -31,7 +31,7 @@ def basis(p: Tensor, density: float) -> Tensor:
     if not is_matrix(p):
         return p.new_zeros(())
     short = shorter_side(p).shape[1]
-    return p.new_zeros(short, size_of(density, short))
+    return torch.eye(short, size_of(density, short), dtype=p.dtype, device=p.device)  # if the first step is refused
 
 
 def projected(p: Tensor, density: float) -> Tensor:

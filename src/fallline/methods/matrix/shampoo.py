@@ -24,7 +24,7 @@ from fallline.core.types import Hyper, Reach
 from fallline.schedules import cosine
 from fallline.transforms import decay, descend, momentum
 from fallline.transforms.average import whole
-from fallline.transforms.kronecker import factor_slot, grid_of, packed, unpacked
+from fallline.transforms.kronecker import factor_slot, grid_of, identity_slot, packed, unpacked
 from fallline.transforms.roots import inverse_root, turn_of, when
 
 
@@ -50,7 +50,7 @@ class ScaleByShampoo(Transform):
     reach = Reach.MATRIX
     compiles = False
     domains = {"b2": Domain("[0, 1]"), "eps": Domain("[0, 1)")}
-    slots = {"factors": factor_slot, "roots": factor_slot, "v": _moment}
+    slots = {"factors": factor_slot, "roots": identity_slot, "v": _moment}
     nonnegative = frozenset({"v"})
 
     def update(self, u, at, *, factors, roots, v):
@@ -73,8 +73,8 @@ class ScaleByShampoo(Transform):
         def renew():
             return (packed([inverse_root(f / weight, root, self.eps, self.solver) for f in held]),)
 
-        due = (at.t - 1) % self.every == (turn_of(tuple(u.shape), self.every) if self.spread else 0)
-        (roots,) = when(due | (at.t == 1), renew, (roots,))
+        due = (at.turn - 1) % self.every == (turn_of(tuple(u.shape), self.every) if self.spread else 0)
+        (roots,) = when(due | (at.turn == 1), renew, (roots,))
         step = grid.crop(grid.join(grid.times(blocks, unpacked(roots, grid))), u.shape)
         if self.graft != "none":
             size = step.norm()
@@ -90,8 +90,9 @@ class ScaleByShampoo(Transform):
     section="algorithms 1 and 2; grafting, blocks and intervals: arXiv:2002.09018",
     notes="b2=1 and graft='none' give the first paper's method. eps is relative to a factor's largest eigenvalue, as in the second paper; "
     "there, as here, momentum comes last. Dimensions after the first are merged while a block holds them. sides='left', 'right' or "
-    "'shorter' keeps factors for these dimensions only, with the exponent that goes with their number. ScaleByShampoo has further choices: "
-    "the coupled Newton iteration (solver='newton') and other exponents (root). spread=True lets tensors of different shapes renew their roots "
+    "'shorter' keeps factors for these dimensions only, with the exponent that goes with their number. solver='newton' takes "
+    "roots by the coupled Newton iteration, products alone, during which a GPU never waits for the host. ScaleByShampoo has other exponents "
+    "(root). spread=True lets tensors of different shapes renew their roots "
     "at different steps, so that no step after the first has to renew them all.",
     space={"lr": log(3e-4, 3e-1), "b1": one_minus_log(0.5, 0.99), "b2": one_minus_log(0.9, 0.999)},
 )
@@ -105,11 +106,12 @@ def shampoo(
     every: int = 10,
     block: int = 1024,
     sides: Literal["both", "left", "right", "shorter"] = "both",
+    solver: Literal["eigh", "newton"] = "eigh",
     spread: bool = False,
 ):
     whole("shampoo", "every", every)
     whole("shampoo", "block", block)
-    step = ScaleByShampoo(b2, eps, graft, every, block, sides, spread=spread)
+    step = ScaleByShampoo(b2, eps, graft, every, block, sides, solver, spread=spread)
     return chain(step, momentum(b1, b1), decay(weight_decay), descend(lr))
 
 

@@ -22,7 +22,7 @@ from fallline.core.types import Hyper, Reach
 from fallline.schedules import cosine
 from fallline.transforms import decay, descend
 from fallline.transforms.average import whole
-from fallline.transforms.kronecker import factor_slot, grid_of, packed, padded_slot, unpacked
+from fallline.transforms.kronecker import factor_slot, grid_of, identity_slot, packed, padded_slot, unpacked
 from fallline.transforms.roots import turn_of, when
 
 
@@ -53,7 +53,7 @@ class ScaleBySoap(Transform):
     spread: bool = False
     reach = Reach.MATRIX
     compiles = False
-    slots = {**zeros("m"), "v": padded_slot, "factors": factor_slot, "bases": factor_slot}
+    slots = {**zeros("m"), "v": padded_slot, "factors": factor_slot, "bases": identity_slot}
     nonnegative = frozenset({"v"})
 
     def update(self, u, at, *, m, v, factors, bases):
@@ -65,7 +65,7 @@ class ScaleBySoap(Transform):
             return m_hat / ((v / weight).sqrt() + self.eps), {"m": m, "v": v, "factors": factors, "bases": bases}
         g = grid.cut(grid.pad(u))
         held = [f.lerp(grid.outer(g, a), 1 - self.b2) for f, a in zip(unpacked(factors, grid), grid.axes, strict=True)]
-        (bases,) = when(at.t == 1, lambda: (packed([_eigenvectors(f) for f in held]),), (bases,))
+        (bases,) = when(at.turn == 1, lambda: (packed([_eigenvectors(f) for f in held]),), (bases,))
         q = unpacked(bases, grid)
         second = grid.cut(v.reshape(grid.padded)).lerp(grid.times(g, q, transposed=True).square(), 1 - self.b2)
         first = grid.times(grid.cut(grid.pad(m_hat)), q, transposed=True)
@@ -82,7 +82,7 @@ class ScaleBySoap(Transform):
             return packed(turned), moved
 
         turn = turn_of(tuple(u.shape), self.every) if self.spread else 0
-        bases, second = when(at.t % self.every == turn, follow, (bases, second))
+        bases, second = when(at.turn % self.every == turn, follow, (bases, second))
         kept = {"m": m, "v": grid.join(second).reshape(v.shape), "factors": packed(held), "bases": bases}
         return grid.crop(grid.join(step), u.shape), kept
 

@@ -45,7 +45,7 @@ class ScaleBySnsm(Transform):
             m = m.lerp(u, 1 - self.b1)
             return m / (1 - self.b1**at.t) / root, {"m": m, "v": v}
         g = shorter_side(u)
-        new = renewed(q, g, at.t, self.gap)
+        new = renewed(q, g, at.turn, self.gap)
         m = m if new is q else m @ (q.mT @ new)
         m = m.lerp(g @ new, 1 - self.b1)
         step = m / (1 - self.b1**at.t) @ new.mT + (g - g @ new @ new.mT)

@@ -42,7 +42,7 @@ class ScaleByGalore(Transform):
 
     def update(self, u, at, *, m, v, q):
         matrix = is_matrix(u)
-        q = renewed(q, shorter_side(u), at.t, self.gap) if matrix else q
+        q = renewed(q, shorter_side(u), at.turn, self.gap) if matrix else q
         r = shorter_side(u) @ q if matrix else u
         m, v = m.lerp(r, 1 - self.b1), v.lerp(r * r, 1 - self.b2)
         step = m / (1 - self.b1**at.t) / ((v / (1 - self.b2**at.t)).sqrt() + self.eps)
