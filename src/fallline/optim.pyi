@@ -1655,6 +1655,7 @@ class Shampoo(DropIn):
         every: int = ...,
         block: int = ...,
         sides: str = ...,
+        solver: str = ...,
         spread: bool = ...,
         *,
         maximize: bool = ...,

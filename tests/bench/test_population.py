@@ -59,7 +59,7 @@ def test_the_command_prints_a_table(monkeypatch, capsys):
     import fallline.cli.population as command
 
     monkeypatch.setattr(
-        command, "measure_population", lambda case, *_: Speedup(case, (0.002,), (0.001,), "of a reason")
+        command, "measure_population", lambda case, *_, **__: Speedup(case, (0.002,), (0.001,), "of a reason")
     )
     assert main(["bench", "population", "--tasks", "fashion-cnn", "--rounds", "1"]) == 0
     shown = capsys.readouterr().out
