@@ -16,16 +16,18 @@ __all__ = ["Operations"]
 class Operations(TorchFunctionMode):
     """Inside vmap: dropout takes the given masks, call by call, and linear layers one batched product.
 
-    Without masks dropout changes nothing, and ``seen`` notes what it was asked for: (like the input, the probability).
+    Without masks dropout changes nothing, and ``seen`` notes what it was asked for: (like the input, the probability). A model by itself,
+    outside of vmap, keeps its linear layers (``together=False``).
     """
 
-    def __init__(self, masks: Sequence[Tensor] | None = None) -> None:
+    def __init__(self, masks: Sequence[Tensor] | None = None, together: bool = True) -> None:
         super().__init__()
+        self._together = together and masks is not None
         self.seen: list[tuple[Tensor, float]] = []
         self._masks = None if masks is None else iter(masks)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is F.linear and self._masks is not None:
+        if func is F.linear and self._together:
             return _linear(*args, **(kwargs or {}))
         if func is F.dropout:
             return self._dropout(*args, **(kwargs or {}))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -146,7 +147,10 @@ class Stack:
         """Raise Alone unless the first and the last run's first gradients are those of their models by themselves."""
         for row, model in self._witnesses.items():
             seed = self.seeds[row]
-            with torch.random.fork_rng(devices=[]), torch.enable_grad():
+            # On a GPU a model by itself draws its dropout there; those of a population come from the CPU's streams.
+            own_masks = self.device.type == "cpu"
+            drawn = nullcontext() if own_masks else Operations([m[row] for m in self._masks(1)], together=False)
+            with torch.random.fork_rng(devices=[]), torch.enable_grad(), drawn:
                 torch.default_generator.manual_seed(seed_of(seed, "dropout", 1))
                 model.zero_grad()
                 loss = self.task.loss(model, batch_of(self.task, seed, 1))
