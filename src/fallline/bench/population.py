@@ -20,7 +20,7 @@ from fallline.bench.step import check_device
 from fallline.core.errors import InvalidValueError, unknown
 from fallline.lab import RunSpec, train, train_population
 from fallline.lab.engines import LocalEngine, RunQueue
-from fallline.lab.population import ROOM
+from fallline.lab.population import ROOM, Alone
 from fallline.lab.study import POPULATION
 from fallline.tasks import Task, load, on_device
 
@@ -129,6 +129,7 @@ def measure_population(
     specs, clock = case.specs, time.process_time if cpu else time.perf_counter
     alone: list[float] = []
     together: list[float] = []
+    reasons: list[str] = []
     before = torch.get_num_threads()
     with ExitStack() as stack:
         stack.callback(torch.set_num_threads, before)
@@ -139,7 +140,11 @@ def measure_population(
 
         def at_once(some: Sequence[RunSpec]) -> None:
             if pool is None:
-                train_population(task, some, ROOM if device == "cpu" else None)
+                try:
+                    train_population(task, some, ROOM if device == "cpu" else None)
+                except Alone as error:
+                    reasons.append(str(error))
+                    one_by_one(some)
                 return
             pool.submit([some[i : i + POPULATION] for i in range(0, len(some), POPULATION)])
             deque(pool, maxlen=0)
@@ -157,7 +162,8 @@ def measure_population(
                 began = clock()
                 action(some)
                 times.append((clock() - began) / len(some) / case.steps)
-        reason = "" if pool is None else pool.alone.get((case.task, specs[0].method), "")
+        known = [] if pool is None else [pool.alone.get((case.task, specs[0].method), "")]
+        reason = next(iter([*known, *reasons]), "")
     return Speedup(case, tuple(alone), tuple(together), reason)
 
 

@@ -84,7 +84,7 @@ def markdown(result: Result) -> str:
     if result.left_out:
         parts += ["", *(f"- left out: {line}" for line in result.left_out)]
     if result.rows:
-        parts += ["", "Targets:", "", "```", *(outcome.line for outcome in judge(result.rows)), "```"]
+        parts += ["", "Targets:", "", "```", *(o.line for o in judge(result.rows) if o.value is not None), "```"]
     return "\n".join(parts) + "\n"
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_leaves, tree_map
 
 from fallline.core.types import Params
@@ -18,18 +19,22 @@ from fallline.lab.run import _fingerprint
 from fallline.lab.streams import batch_indices, generator, seed_of, seeded
 from fallline.tasks import Batch, Task, Tensors, Windows, evaluate, fetch
 
-__all__ = ["Alone", "Stack", "Survey", "survey"]
+__all__ = ["Alone", "Stack", "Survey", "full_precision", "survey"]
 
 DTYPES = (torch.float32, torch.float64)
 
-AGREE = {
-    ("cpu", torch.float32): 1e-3,
-    ("cpu", torch.float64): 1e-9,
-    ("cuda", torch.float32): 1e-2,
-    ("cuda", torch.float64): 1e-9,
-}
-"""Relative difference up to which a gradient of the stack is that of the model by itself, rounded another way. On a GPU torch has
-convolutions round their factors to ten bits (TF32)."""
+AGREE = {torch.float32: 1e-3, torch.float64: 1e-9}
+"""Relative difference up to which a gradient of the stack is that of the model by itself, rounded another way."""
+
+
+@contextmanager
+def full_precision(device: torch.device) -> Iterator[None]:
+    """Convolutions in float32 throughout: on a GPU torch has them round their factors to ten bits (TF32)."""
+    if device.type != "cuda":
+        yield
+        return
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        yield
 
 
 class Alone(Exception):
@@ -137,7 +142,9 @@ class Stack:
             with Operations(masks):
                 return _at(self._loss, params, fixed, batch)
 
-        with torch.enable_grad():
+        # Of the fused kernels for attention on a GPU, some refuse the strides that vmap gives them.
+        plain = sdpa_kernel(SDPBackend.MATH) if self.device.type == "cuda" else nullcontext()
+        with torch.enable_grad(), plain:
             losses = vmap(loss, in_dims=(0, 0, dims, 0))(own, self.fixed, batch, masks)
             # Every loss depends on its own row alone, so the gradient of the sum holds every run's own.
             found = torch.autograd.grad(losses.sum(), list(own.values()))
@@ -150,7 +157,7 @@ class Stack:
             # On a GPU a model by itself draws its dropout there; those of a population come from the CPU's streams.
             own_masks = self.device.type == "cpu"
             drawn = nullcontext() if own_masks else Operations([m[row] for m in self._masks(1)], together=False)
-            with torch.random.fork_rng(devices=[]), torch.enable_grad(), drawn:
+            with torch.random.fork_rng(devices=[]), torch.enable_grad(), drawn, full_precision(self.device):
                 torch.default_generator.manual_seed(seed_of(seed, "dropout", 1))
                 model.zero_grad()
                 loss = self.task.loss(model, batch_of(self.task, seed, 1))
@@ -163,12 +170,12 @@ class Stack:
             ours = torch.cat([gradients[n][row].flatten() for n in self.params] + [losses[row].reshape(1)])
             theirs = torch.cat([*(g.flatten() for g in alone), loss.detach().reshape(1)])
             finite = ours.isfinite()
-            apart = (
-                torch.where(finite, ours - theirs, 0.0).norm()
-                > AGREE.get((ours.device.type, ours.dtype), 1e-2) * torch.where(finite, theirs, 0.0).norm()
-            )
-            if not torch.equal(finite, theirs.isfinite()) or bool(apart):
-                raise Alone("the model by itself has other gradients than among others")
+            apart = float(torch.where(finite, ours - theirs, 0.0).norm())
+            size = float(torch.where(finite, theirs, 0.0).norm())
+            if not torch.equal(finite, theirs.isfinite()) or apart > AGREE[ours.dtype] * size:
+                raise Alone(
+                    f"the model by itself has other gradients than among others (of length {size:.3g}, apart by {apart:.3g})"
+                )
         self._witnesses = {}
 
     def evaluate(self, rows: Sequence[int]) -> list[float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from fallline.core.guard import PATIENCE, limit
 from fallline.core.optimizer import Optimizer
 from fallline.core.transform import Chain
 from fallline.lab.entries import STEP_METHODS
-from fallline.lab.population.stack import Alone, Stack, Survey, made, survey
+from fallline.lab.population.stack import Alone, Stack, Survey, full_precision, made, survey
 from fallline.lab.population.state import State, structure
 from fallline.lab.population.update import Update, make_update
 from fallline.lab.run import Record, RunSpec, Spent, chain_of, initial_metric, step_on
@@ -123,7 +124,8 @@ class _Population:
 
     def _step(self, t: int) -> bool:
         """One step of all runs that are alive; whether any is, afterwards."""
-        losses, gradients = self.stack.gradients(t)
+        with full_precision(self.stack.device) if t == 1 else nullcontext():
+            losses, gradients = self.stack.gradients(t)
         if t == 1:
             self.stack.check(losses, gradients)
         alive = [i for i, run in enumerate(self.rows) if self.records[run].diverged_at is None]
