@@ -1,4 +1,4 @@
-"""Draw the README's figure from a study's folder: ``fallline compare --suite tiny``, then ``python tools/suite_figure.py fallline-tiny-quick``."""
+"""Draw the README's figure from a study's folder: ``fallline compare --suite core``, then ``python tools/suite_figure.py FOLDER``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fallline.report.palette import looks
 from fallline.report.profile import draw_speedups
 from fallline.report.schema import check
 
-TARGET = Path(__file__).parents[1] / "docs" / "figures" / "suite-tiny.svg"
+TARGET = Path(__file__).parents[1] / "docs" / "figures" / "suite-core.svg"
 
 
 def figure(folder: Path) -> str:

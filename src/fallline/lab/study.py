@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -99,6 +99,11 @@ class StudySpec:
             *ranges,
         ]
         return f"fallline compare {tasks} {' '.join(options)}"
+
+    def command_for(self, entry: str) -> str:
+        """The command for one of the entries by itself, at all batch sizes if there are several."""
+        task = next((t for t in self.tasks if entry == t or entry.startswith(f"{t}@")), None)
+        return self.command if task is None else replace(self, tasks=(task,)).command
 
     @property
     def entries(self) -> tuple[str, ...]:

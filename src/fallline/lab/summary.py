@@ -221,8 +221,9 @@ def _task(spec: StudySpec, name: str, task: Task, results: Results) -> dict[str,
     }
     if spec.batch_sizes:
         record["noise_scale"] = _noise(spec.noise(name, task, carried), results)
-    record["comparisons"] = comparisons(record, compared, spec.command)
-    return {**record, "verdict": verdict(record, spec.num_seeds, spec.command)}
+    alone = spec.command_for(name)
+    record["comparisons"] = comparisons(record, compared, alone)
+    return {**record, "verdict": verdict(record, spec.num_seeds, alone)}
 
 
 def _noise(runs: Sequence[RunSpec], results: Results) -> dict[str, Any] | None:

@@ -46,7 +46,8 @@ def sentence(c: Row, task: str, unit: str) -> str:
 
 
 def verdict(task: Row, num_seeds: int, command: str) -> dict[str, Any]:
-    """Which method to use: the best one, and those that cannot be told apart from it; warnings that weaken it."""
+    """Which method to use: the best one, those that cannot be told apart from it, and those that cannot be judged yet, being best on
+    the edge of their spaces (``open``); warnings that weaken it."""
     ranked = sorted(
         (m for m in task["methods"] if m["best"] and len(m["runs"]) == num_seeds),
         key=lambda m: _cost(m, task["metric"]["minimize"]),
@@ -54,20 +55,24 @@ def verdict(task: Row, num_seeds: int, command: str) -> dict[str, Any]:
     if len(ranked) < 2:
         text = "Too few methods finished to compare." if not ranked else f"Only {ranked[0]['name']} finished."
         warnings = _warnings(task, command, [])
-        return {"kind": "cannot tell", "best": [m["name"] for m in ranked], "sentences": [text], "warnings": warnings}
+        names = [m["name"] for m in ranked]
+        return {"kind": "cannot tell", "best": names, "open": [], "sentences": [text], "warnings": warnings}
     best = ranked[0]["name"]
     pairs = {frozenset((c["a"], c["b"])): c for c in task["comparisons"]}
     against = {m["name"]: pairs[frozenset((best, m["name"]))] for m in ranked[1:]}
     beaten = [name for name, c in against.items() if c["told_apart"] and c["better"] == best]
-    group = [best, *(name for name in against if name not in beaten)]
-    kind = "winner" if len(group) == 1 else "cannot tell" if not beaten else "group"
+    unbeaten = [name for name in against if name not in beaten]
+    unjudged = [name for name in unbeaten if against[name]["withheld"]]
+    group = [best, *(name for name in unbeaten if name not in unjudged)]
+    kind = "winner" if not unbeaten else "cannot tell" if not beaten else "group" if len(group) > 1 else "open"
     sentences = [_headline(task, ranked[0], against, beaten, num_seeds)]
-    close = [against[name] for name in group[1:]]
+    close = [against[name] for name in unbeaten]
     sentences += [c["text"] for c in close[:3]]
     sentences += _speed(task, ranked)
     if task["exploratory"]:
         sentences[0] = f"Exploratory, since trials were pruned before their end: {sentences[0]}"
-    return {"kind": kind, "best": group, "sentences": sentences, "warnings": _warnings(task, command, beaten)}
+    warnings = _warnings(task, command, beaten)
+    return {"kind": kind, "best": group, "open": unjudged, "sentences": sentences, "warnings": warnings}
 
 
 def _headline(task: Row, best: Row, against: Mapping[str, Row], beaten: Sequence[str], n: int) -> str:
@@ -122,7 +127,10 @@ def what_would_change(task: Row, num_seeds: int, missing: int, resume: str, cloc
         if c["withheld"]
     ]
     open_edges = [
-        e for m in task["methods"] if m["best"] and m["name"] in task["verdict"]["best"] for e in m["best"]["edges"]
+        e
+        for m in task["methods"]
+        if m["best"] and m["name"] in (*task["verdict"]["best"], *task["verdict"]["open"])
+        for e in m["best"]["edges"]
     ]
     named = {(c["withheld"]["widen"]) for c in rivals if c["withheld"]}
     found += [

@@ -77,12 +77,16 @@ def _first(ranking: Ranking, num_tasks: int) -> str:
 
 def _where(tasks: Sequence[Task]) -> str:
     """On how many tasks anything can be told."""
-    kinds = {kind: [t for t in tasks if t.verdict.kind == kind] for kind in ("winner", "group", "cannot tell")}
+    kinds = {kind: [t for t in tasks if t.verdict.kind == kind] for kind in ("winner", "group", "open", "cannot tell")}
     parts = []
     if kinds["winner"]:
         won = Counter(t.verdict.best[0] for t in kinds["winner"])
         who = enumeration([f"{name} on {k}" for name, k in won.most_common()])
         parts.append(f"one method leads on {len(kinds['winner'])} ({who})")
+    if kinds["open"]:
+        ahead = Counter(t.verdict.best[0] for t in kinds["open"])
+        who = enumeration([f"{name} on {k}" for name, k in ahead.most_common()])
+        parts.append(f"one leads while others cannot be judged yet on {len(kinds['open'])} ({who})")
     if kinds["group"]:
         parts.append(f"several lead together on {len(kinds['group'])}")
     if kinds["cannot tell"]:

@@ -31,7 +31,12 @@ if TYPE_CHECKING:
 
 __all__ = ["environment", "markup", "render", "trusted"]
 
-VERDICT_WORDS = {"winner": "one method leads", "group": "several lead together", "cannot tell": "cannot tell"}
+VERDICT_WORDS = {
+    "winner": "one method leads",
+    "group": "several lead together",
+    "open": "one leads, some not judged",
+    "cannot tell": "cannot tell",
+}
 
 
 def render(results: Mapping[str, Any]) -> str:
@@ -59,6 +64,7 @@ def render(results: Mapping[str, Any]) -> str:
             seconds=r.clock is None or r.clock.trusted,
             styles=styles,
             verdict_words=VERDICT_WORDS,
+            standing=standing,
             limitations=limitations(r),
             crowded=crowded(r),
             absent=words.ABSENT,
@@ -273,8 +279,16 @@ class Overall:
         if m is None or m.final is None or not m.runs:
             return words.ABSENT
         middle = m.final.median if m.final.mean is None else m.final.mean
-        star = markup(' <span class="star">★</span>') if name in task.verdict.best else ""
-        return markup("{}{}", "diverged" if middle is None else quantity(middle, 4), star)
+        return markup("{}{}", "diverged" if middle is None else quantity(middle, 4), standing(task, name))
+
+
+def standing(task: Task, name: str) -> str:
+    """A star for the best and those not told apart from it; a question mark for a method that cannot be judged yet."""
+    if name in task.verdict.best:
+        return markup(' <span class="star">★</span>')
+    if name in task.verdict.open:
+        return markup(' <span class="open" title="best on the edge of its space: cannot be judged yet">?</span>')
+    return ""
 
 
 def _is_number(x: object) -> bool:

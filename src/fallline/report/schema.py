@@ -282,8 +282,9 @@ class Comparison(Part):
 
 
 class Verdict(Part):
-    kind: Literal["winner", "group", "cannot tell"]
+    kind: Literal["winner", "group", "open", "cannot tell"]
     best: list[str]
+    open: list[str] = []  # cannot be judged yet
     sentences: list[str]
     warnings: list[str]
 

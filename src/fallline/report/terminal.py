@@ -17,11 +17,12 @@ from fallline.report.schema import Method, Task, check
 
 __all__ = ["print_results"]
 
-COLOURS = {"winner": "green", "group": "cyan", "cannot tell": "yellow"}
+COLOURS = {"winner": "green", "group": "cyan", "open": "cyan", "cannot tell": "yellow"}
 
 
 def print_results(results: Mapping[str, Any], console: Console) -> None:
-    """Print each task's verdict, warnings and table; * marks the best and those not told apart from it.
+    """Print each task's verdict, warnings and table; * marks the best and those not told apart from it, ? those that
+    cannot be judged yet.
 
     Raises FalllineError where ``results`` has another schema or is malformed.
     """
@@ -72,7 +73,7 @@ def _table(task: Task, styled: bool, seconds: bool) -> Table:
 
 
 def _cells(task: Task, m: Method, seconds: bool) -> list[str]:
-    name = m.name + (" *" if m.name in task.verdict.best else "")
+    name = m.name + (" *" if m.name in task.verdict.best else " ?" if m.name in task.verdict.open else "")
     best = words.hypers(m.best.hyper) if m.best else words.ABSENT
     if m.best and m.best.edges:
         best += " (edge)"
