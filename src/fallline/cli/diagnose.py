@@ -8,8 +8,8 @@ from pathlib import Path
 
 from fallline.cli.catalogue import console
 from fallline.cli.study import setting
-from fallline.core.method import METHODS
 from fallline.lab.diagnose import diagnose
+from fallline.lab.entries import gradient_method
 from fallline.tasks import load
 
 __all__ = ["print_diagnosis"]
@@ -26,7 +26,7 @@ def print_diagnosis(
 
     torch.set_num_threads(1)  # as studies train, so that numbers agree
     screen = console()
-    METHODS[method]
+    gradient_method(method, "diagnose")
     hypers = dict(setting(text, method) for text in settings) | ({} if lr is None else {"lr": lr})
     found = diagnose(
         load(task),

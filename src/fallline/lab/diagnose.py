@@ -10,10 +10,10 @@ import torch
 
 import fallline.methods  # noqa: F401 (fills the registry)
 from fallline.core.errors import InvalidValueError, NotFiniteError
-from fallline.core.method import METHODS
 from fallline.core.optimizer import Optimizer
 from fallline.core.oracle import of_loss
 from fallline.dynamics import Finding, Record, Trouble, explain, watch
+from fallline.lab.entries import gradient_method
 from fallline.lab.run import RunSpec, chain_of, step_on
 from fallline.lab.streams import generator, seeded
 from fallline.tasks import Task, evaluate, fetch
@@ -101,7 +101,7 @@ def diagnose(
     Args:
         steps: of every run; the schedule spans them. By default 30 % of the task's budget, as ``compare --budget quick``.
     """
-    entry = METHODS[method]
+    entry = gradient_method(method, "diagnose")
     values = {"lr": entry.defaults["lr"], **(hypers or {})}
     entry.check(values)
     length = steps or max(1, round(0.3 * task.steps))

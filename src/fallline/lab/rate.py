@@ -18,10 +18,10 @@ from typing import Any, Literal
 import torch
 
 from fallline.core.errors import InvalidValueError
-from fallline.core.method import METHODS
 from fallline.core.optimizer import Optimizer
 from fallline.lab.bracket import NUM_LOSSES, NUM_PROBES, Bracket, Loop, bracket_of
 from fallline.lab.design import BUDGETS
+from fallline.lab.entries import gradient_method
 from fallline.lab.run import RunSpec, step_on, train
 from fallline.lab.streams import batch_indices, generator, seed_of, seeded
 from fallline.tasks import Task, evaluate, fetch
@@ -103,7 +103,7 @@ def find_rate(
             f"The search for a rate got lr={others['lr']!r}. The rate is what it looks for; other hyperparameters may be given. "
             f"Leave lr out, or train once with fallline run."
         )
-    METHODS[method].check(others)
+    gradient_method(method, "lr").check(others)
     steps = max(1, round(BUDGETS["quick"].step_fraction * task.steps)) if steps is None else steps
     if steps < 1:
         raise InvalidValueError(f"The search for a rate got steps={steps}. Expected at least 1. Write for example 200.")
@@ -250,7 +250,7 @@ def _agreed(full: Mapping[int, Trial], inside: Sequence[int], best: int, minimis
 
 def _loop(task: Task, method: str, hypers: Mapping[str, Any], seed: int) -> Loop:
     """The task's training at a constant rate, from the initialisation and with the batches of ``seed``."""
-    entry = METHODS[method]
+    entry = gradient_method(method, "lr")
     with seeded(seed, "init"):
         model = task.model()
     options = {"num_batches": len(task.train) // task.batch_size} if "num_batches" in entry.options else {}

@@ -34,7 +34,7 @@ __all__ = ["environment", "markup", "render", "trusted"]
 VERDICT_WORDS = {
     "winner": "one method leads",
     "group": "several lead together",
-    "open": "one leads, some not judged",
+    "open": "one leads, some open",
     "cannot tell": "cannot tell",
 }
 
