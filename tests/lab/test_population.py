@@ -8,12 +8,15 @@ import small
 import torch
 from torch import nn
 
+import fallline.lab.population.stack as stack
+import fallline.lab.population.traced as graph_module
 import fallline.lab.population.train as population
 from fallline import METHODS
 from fallline.core.kernel import hypers_of
 from fallline.core.transform import named_steps
 from fallline.lab import Alone, RunSpec, make_spec, run_study, train, train_population
 from fallline.lab.population.state import Hypers
+from fallline.lab.population.traced import traced
 from fallline.lab.population.update import Native, Single, Vectorised, make_update
 from fallline.lab.run import chain_of, schedule
 from fallline.lab.store import Store
@@ -121,12 +124,28 @@ def test_native_loops_step_every_run_with_its_own_numbers(method, dtype, toleran
     assert chosen == [Native]
 
 
-def test_dropout_and_augmentation_are_those_of_the_runs_own_streams():
+@pytest.fixture(params=[False, True], ids=["under vmap", "as a graph"])
+def graphs(request, monkeypatch):
+    """The gradients as they are, or as a graph from the second step on."""
+    made = []
+
+    def spy(*args):
+        made.append(traced(*args))
+        return made[-1]
+
+    if request.param:
+        monkeypatch.setattr(stack, "TRACE_FROM", 1)
+        monkeypatch.setattr(stack, "traced", spy)
+    yield
+    assert (not request.param and not made) or (made and all(made))
+
+
+def test_dropout_and_augmentation_are_those_of_the_runs_own_streams(graphs):
     specs = [spec(seed=s, lr=lr) for s in (1, 2, 3) for lr in (0.01, 0.03)]
     assert_alike(small.noisy(), specs, train_population(small.noisy(), specs), 1e-5)
 
 
-def test_every_run_keeps_its_own_running_statistics():
+def test_every_run_keeps_its_own_running_statistics(graphs):
     # A bias before normalisation has a gradient of rounding errors alone, which AdamW blows up to whole steps.
     task = small.make_task(
         model=lambda: nn.Sequential(nn.Linear(4, 6, bias=False), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 1))
@@ -136,7 +155,7 @@ def test_every_run_keeps_its_own_running_statistics():
 
 
 @pytest.mark.parametrize("dims", [1, 3])
-def test_linear_layers_of_any_input_and_frozen_ones(dims):
+def test_linear_layers_of_any_input_and_frozen_ones(dims, graphs):
     def model():
         layers = nn.Sequential(
             nn.Unflatten(1, (1,) * (dims - 1) + (4,)),
@@ -153,7 +172,7 @@ def test_linear_layers_of_any_input_and_frozen_ones(dims):
     assert_alike(task, specs, train_population(task, specs), 1e-5)
 
 
-def test_diverged_runs_are_left_out_and_the_others_do_not_notice():
+def test_diverged_runs_are_left_out_and_the_others_do_not_notice(graphs):
     task = small.diverging()
     specs = [spec("sgd", lr=lr, steps=40) for lr in (1e6, 1e-3, 1e9, 3e-3, 1e7)]
     records = train_population(task, specs)
@@ -226,6 +245,35 @@ def test_a_population_repeats_itself_to_the_bit():
 class Random(nn.Linear):
     def forward(self, x):
         return super().forward(x) + 0.1 * torch.randn(len(x), 1)
+
+
+def test_graphs_are_shared_by_populations_of_one_task_and_size(monkeypatch):
+    monkeypatch.setattr(stack, "TRACE_FROM", 1)
+    task, made = small.make_task(), []
+    original = graph_module._traced
+    monkeypatch.setattr(graph_module, "_traced", lambda *args: made.append(original(*args)) or made[-1])
+    for method in ("adamw", "lion"):
+        train_population(task, specs_of(method))
+    assert len(made) == 1
+    train_population(task, specs_of("lion", seeds=(1, 2, 3)))
+    assert len(made) == 2
+
+
+def test_a_model_that_keeps_count_in_python_is_no_graph():
+    model = Late(4, 1)
+    x = torch.ones(2, 4)
+    assert traced(lambda x: model(x), (x,), model, object(), "late") is None
+    assert traced(lambda x: model(x), (x,), nn.Linear(4, 1), object(), "unseen") is not None
+
+
+class Late(nn.Linear):
+    """The hundredth call gives more."""
+
+    calls = 0
+
+    def forward(self, x):
+        self.calls += 1
+        return super().forward(x) * (2 if self.calls > 100 else 1)
 
 
 class Remembering(nn.Linear):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from fallline.core.types import Params
 from fallline.lab.population.operations import Operations
+from fallline.lab.population.traced import TRACE_FROM, traced
 from fallline.lab.run import _fingerprint
 from fallline.lab.streams import batch_indices, generator, seed_of, seeded
 from fallline.tasks import Batch, Task, Tensors, Windows, evaluate, fetch
@@ -105,7 +107,7 @@ class _Call(nn.Module):
 class Stack:
     """The models of some runs, stacked in the order of their seeds."""
 
-    def __init__(self, task: Task, seeds: Sequence[int], found: Survey) -> None:
+    def __init__(self, task: Task, seeds: Sequence[int], found: Survey, steps: int = 0) -> None:
         self.task, self.seeds, self._dropouts = task, list(seeds), found.dropouts
         models = {seed: made(task, seed) for seed in dict.fromkeys(seeds)}
         self.fingerprints = {seed: _fingerprint(model) for seed, model in models.items()}
@@ -122,12 +124,14 @@ class Stack:
         self.fixed = {n: x for n, x in parameters.items() if n not in learning}
         self.fixed.update(_stacked([dict(m.named_buffers()) for m in rows]))
         self._loss, self._metric = _Call(self.model, task.loss), _Call(self.model, task.metric.fn)
+        self._steps, self._tried = steps, False
+        self._graph: Callable[..., Any] | None = None  # of the gradients, once there is one
         self._together: bool | None = None  # whether the metric, too, goes for all runs at once
 
     def keep(self, rows: Tensor) -> None:
         """Only these runs, in this order."""
         self.seeds = [self.seeds[i] for i in rows.tolist()]
-        rows = rows.to(self.device)
+        rows, self._graph, self._tried = rows.to(self.device), None, False
         self.params = {n: x.index_select(0, rows) for n, x in self.params.items()}
         self.fixed = {n: x.index_select(0, rows) for n, x in self.fixed.items()}
 
@@ -135,7 +139,21 @@ class Stack:
         """(losses, shape (runs,), and gradients by name) at step t, each run on its own batch; buffers are updated."""
         batch, dim = self._batch(t)
         masks = self._masks(t)
-        own = {n: p.detach().requires_grad_() for n, p in self.params.items()}
+        function = partial(self._found, dim)
+        if self.device.type == "cpu" and t > 1 and self._steps - t >= TRACE_FROM and not self._tried:
+            self._tried = True
+            shapes = tuple((x.shape, x.dtype) for x in tree_leaves((batch, masks)) if isinstance(x, Tensor))
+            key = (self.seeds[0], len(self.seeds), dim, shapes)
+            arguments = (self.params, self.fixed, batch, masks)
+            self._graph = traced(function, arguments, self.model, self.task, key)
+        losses, found = (self._graph or function)(self.params, self.fixed, batch, masks)
+        return losses, dict(zip(self.params, found, strict=True))
+
+    def _found(
+        self, dim: int | None, params: Params, fixed: Params, batch: Batch, masks: Sequence[Tensor]
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Losses and gradients, a function of tensors alone apart from what it leaves in the buffers."""
+        own = {n: p.detach().requires_grad_() for n, p in params.items()}
         dims = tree_map(lambda x: dim if isinstance(x, Tensor) else None, batch)
 
         def loss(params: Params, fixed: Params, batch: Batch, masks: Sequence[Tensor]) -> Tensor:
@@ -145,10 +163,10 @@ class Stack:
         # Of the fused kernels for attention on a GPU, some refuse the strides that vmap gives them.
         plain = sdpa_kernel(SDPBackend.MATH) if self.device.type == "cuda" else nullcontext()
         with torch.enable_grad(), plain:
-            losses = vmap(loss, in_dims=(0, 0, dims, 0))(own, self.fixed, batch, masks)
+            losses = vmap(loss, in_dims=(0, 0, dims, 0))(own, fixed, batch, masks)
             # Every loss depends on its own row alone, so the gradient of the sum holds every run's own.
             found = torch.autograd.grad(losses.sum(), list(own.values()))
-        return losses.detach(), {n: g.contiguous() for n, g in zip(own, found, strict=True)}
+        return losses.detach(), [g.contiguous() for g in found]
 
     def check(self, losses: Tensor, gradients: Mapping[str, Tensor]) -> None:
         """Raise Alone unless the first and the last run's first gradients are those of their models by themselves."""

@@ -93,7 +93,7 @@ class _Population:
         self.task, self.specs = task, list(specs)
         self.step_seconds, self.optimizer_seconds = _times(task, specs[0], chains[0])
         began = time.process_time()
-        self.stack = Stack(task, [spec.seed for spec in specs], found)
+        self.stack = Stack(task, [spec.seed for spec in specs], found, specs[0].steps)
         self.state = State.create(self.stack.params, chains, self.stack.seeds, specs[0].steps)
         self.update: Update | None = None
         self.records = [Record(task, spec) for spec in specs]
