@@ -98,8 +98,9 @@ class GridTable:
     def _there(self, values: Sequence[int]) -> Tensor:
         """Numbers on the device, on their way without anybody waiting for them."""
         if self.device.type == "cpu":
-            return torch.tensor(values, dtype=torch.int64)
-        return torch.tensor(values, dtype=torch.int64, pin_memory=True).to(self.device, non_blocking=True)
+            return torch.tensor(values, dtype=torch.int64, device="cpu")
+        on_the_host = torch.tensor(values, dtype=torch.int64, device="cpu", pin_memory=True)
+        return on_the_host.to(self.device, non_blocking=True)
 
     def put(self, key: str, addresses: Sequence[int]) -> None:
         """Where an array of every tensor begins."""
