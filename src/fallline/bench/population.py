@@ -56,7 +56,7 @@ class Case:
 CASES = {
     case.task: case
     for case in (
-        Case("digits-mlp", 8, 8, 90, 2, 6.0),
+        Case("digits-mlp", 8, 8, 90, 8, 6.0),
         Case("fashion-cnn", 2, 2, 4, 1, 1.5),
         Case("shakespeare-gpt", 2, 2, 4, 1, 2.0),
     )

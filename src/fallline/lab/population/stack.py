@@ -142,12 +142,18 @@ class Stack:
         function = partial(self._found, dim)
         if self.device.type == "cpu" and t > 1 and self._steps - t >= TRACE_FROM and not self._tried:
             self._tried = True
-            shapes = tuple((x.shape, x.dtype) for x in tree_leaves((batch, masks)) if isinstance(x, Tensor))
-            key = (self.seeds[0], len(self.seeds), dim, shapes)
-            arguments = (self.params, self.fixed, batch, masks)
-            self._graph = traced(function, arguments, self.model, self.task, key)
+            self._graph = self._as_graph("gradients", function, (self.params, self.fixed, batch, masks))
         losses, found = (self._graph or function)(self.params, self.fixed, batch, masks)
         return losses, dict(zip(self.params, found, strict=True))
+
+    def _as_graph(
+        self, what: str, function: Callable[..., Any], arguments: tuple[Any, ...]
+    ) -> Callable[..., Any] | None:
+        """The graph of a function of the runs' tensors, where it pays and can be had."""
+        if self.device.type != "cpu" or self._steps < TRACE_FROM:
+            return None
+        shapes = tuple((x.shape, x.dtype) for x in tree_leaves(arguments[2:]) if isinstance(x, Tensor))
+        return traced(function, arguments, self.model, self.task, (what, self.seeds[0], len(self.seeds), shapes))
 
     def _found(
         self, dim: int | None, params: Params, fixed: Params, batch: Batch, masks: Sequence[Tensor]
@@ -223,7 +229,9 @@ class Stack:
         try:
             with torch.no_grad():
                 for indices in torch.split(torch.arange(count), 2 * self.task.batch_size):
-                    values = metric(self.params, self.fixed, fetch(self.task.valid, indices)).tolist()
+                    batch = fetch(self.task.valid, indices)
+                    known = self._as_graph("metric", metric, (self.params, self.fixed, batch)) or metric
+                    values = known(self.params, self.fixed, batch).tolist()
                     totals = [total + value * len(indices) for total, value in zip(totals, values, strict=True)]
         finally:
             for module, mode in modes:

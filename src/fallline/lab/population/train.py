@@ -146,11 +146,11 @@ class _Population:
     def _sound(self, gradients: Mapping[str, Tensor], alive: Sequence[int]) -> list[int]:
         """The rows to step: those in which every gradient and its square are finite."""
         rows = [g.flatten(1) for g in gradients.values()]
-        squares = torch.stack([torch.bmm(g.unsqueeze(1), g.unsqueeze(2)).flatten() for g in rows])
-        # A sum of squares is finite only if every square is; one that is not may still have overflowed by itself.
+        norms = torch.stack([torch.linalg.vector_norm(g, dim=1) for g in rows])
+        # A norm is finite only if every square is; one that is not may still have overflowed by itself.
         fine = [
             ok or all(bool((g[i].abs() <= limit(g.dtype)).all()) for g in rows)
-            for i, ok in enumerate(squares.isfinite().all(0).tolist())
+            for i, ok in enumerate(norms.isfinite().all(0).tolist())
         ]
         for i in alive:
             run = self.rows[i]
