@@ -52,6 +52,8 @@ def test_help_is_quick_because_torch_stays_out():
         (["comparee"], "Did you mean"),
         (["methods", "lionn"], "Did you mean lion"),
         (["run", "digits-mlp", "--method", "sdg"], "Unknown method 'sdg'. Did you mean"),
+        (["bench", "step", "--device", "meta"], "bench got device='meta'. Expected cpu, or cuda"),
+        (["bench", "population", "--device", "meta"], "bench got device='meta'. Expected cpu, or cuda"),
         (["diagnose", "digits-mlp", "--method", "kfac"], "diagnose got kfac, which solves for its direction"),
         (["lr", "digits-mlp", "--method", "kfac"], "lr got kfac, which solves for its direction"),
         (["run", "digits-mlp", "--set", "lr"], "Expected NAME=NUMBER"),

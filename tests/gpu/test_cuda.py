@@ -28,7 +28,7 @@ ON_GRADIENTS = sorted(name for name, method in METHODS.items() if not method().n
 
 def stepped(optimizer, params, steps, device):
     for t in steps:
-        given = gradients(params, t) if device == "cpu" else [g.to(device) for g in gradients_like(params, t)]
+        given = [g.to(device) for g in gradients_like(params, t)]
         for p, g in zip(params, given, strict=True):
             p.grad = g
         optimizer.step(loss=a_loss(params, given))

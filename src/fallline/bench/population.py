@@ -53,24 +53,21 @@ class Case:
         ]
 
 
-CASES = {
-    case.task: case
-    for case in (
-        Case("digits-mlp", 8, 8, 90, 8, 6.0),
-        Case("fashion-cnn", 2, 2, 4, 1, 1.5),
-        Case("shakespeare-gpt", 2, 2, 4, 1, 2.0),
-    )
-}
+def _by_task(*cases: Case) -> dict[str, Case]:
+    return {case.task: case for case in cases}
 
 
-GPU_CASES = {
-    case.task: case
-    for case in (
-        Case("digits-mlp", 16, 16, 90, 2, 20.0),
-        Case("fashion-cnn", 4, 4, 10, 1, 1.5),
-        Case("shakespeare-gpt", 4, 4, 10, 1, 2.0),
-    )
-}
+CASES = _by_task(
+    Case("digits-mlp", 8, 8, 90, 8, 6.0),
+    Case("fashion-cnn", 2, 2, 4, 1, 1.5),
+    Case("shakespeare-gpt", 2, 2, 4, 1, 2.0),
+)
+
+GPU_CASES = _by_task(
+    Case("digits-mlp", 16, 16, 90, 2, 20.0),
+    Case("fashion-cnn", 4, 4, 10, 1, 1.5),
+    Case("shakespeare-gpt", 4, 4, 10, 1, 2.0),
+)
 """On a GPU, which a few small models leave idle, more runs train together."""
 
 
@@ -98,7 +95,8 @@ class Speedup:
 
 
 def chosen_cases(names: str | None, device: str = "cpu") -> list[Case]:
-    """Cases by the names of their tasks, separated by commas; all without names."""
+    """Cases by the names of their tasks, separated by commas; all without names. Raises unless torch can use the device."""
+    check_device(device)
     cases = CASES if device == "cpu" else GPU_CASES
     if names is None:
         return list(cases.values())
@@ -119,7 +117,6 @@ def measure_population(
 ) -> Speedup:
     """Time both in turns: wall-clock time with worker processes, or with ``cpu`` the time of this process's processor, in which the
     runs then train together; others on the machine disturb it less. On another ``device`` both are there, in this process."""
-    check_device(device)
     if rounds < 1 or workers < 1:
         raise InvalidValueError(
             f"The benchmark got rounds={rounds} and workers={workers}. Expected at least 1 of each. Write --rounds 5 --workers 2."

@@ -125,14 +125,16 @@ def make_plan(
 
 
 def check_device(device: str) -> None:
-    """Raise unless torch can use the device."""
+    """Raise unless it is the CPU or a GPU that torch can use."""
     try:
-        torch.zeros(1, device=device)
+        usable = torch.zeros(1, device=device).device.type in ("cpu", "cuda")
+        said = ""
     except (RuntimeError, AssertionError) as error:
+        usable, said = False, f", of which torch says {str(error).splitlines()[0].rstrip('.')!r}"
+    if not usable:
         raise InvalidValueError(
-            f"bench got device={device!r}, on which torch says: {str(error).splitlines()[0]} Expected cpu, or cuda where torch finds a "
-            f"GPU. Look at torch.cuda.is_available()."
-        ) from None
+            f"bench got device={device!r}{said}. Expected cpu, or cuda where torch finds a GPU. Look at torch.cuda.is_available()."
+        )
 
 
 def _steps_on_gradients(name: str) -> bool:

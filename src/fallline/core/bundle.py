@@ -39,7 +39,7 @@ NATIVE_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 class Function:
     """Loops, built and ready to call."""
 
-    dialect: ClassVar[Dialect[Any]] = CPU
+    dialect: ClassVar[Dialect] = CPU
 
     def __init__(self, loops: Any, known: tuple[str, ...]) -> None:
         library = build(loops.source)
@@ -180,7 +180,7 @@ class Bundle:
     @classmethod
     def prepare(cls, dtype: torch.dtype) -> None:
         """Build what every step of such tensors needs."""
-        _num_beyond(cls.function, dtype)  # type: ignore[arg-type]
+        _counter(cls.function, dtype)  # type: ignore[arg-type]
 
     def _put(self, key: str, tensors: Sequence[Tensor]) -> None:
         self._table.put(key, list(map(Tensor.data_ptr, tensors)))
@@ -218,17 +218,15 @@ class Bundle:
 
     def sound(self, limit: float) -> bool:
         """Whether no entry of a gradient is beyond ``limit`` or NaN."""
-        found: list[float] = self._num_beyond(limit)
-        return found == [0.0]
+        return bool(self._num_beyond(limit)[0] == 0)
 
     def flag(self, limit: float) -> Tensor:
         """The same as a 0-d tensor, which on a device need not be read."""
-        return torch.tensor(self.sound(limit))
+        return torch.as_tensor(self._num_beyond(limit)[0] == 0, device=self.p.device)
 
     def _num_beyond(self, limit: float) -> Any:
-        return _num_beyond(self.function, self.p.dtype)(  # type: ignore[arg-type]
-            self._table, {"limit": limit}, ()
-        )
+        count = _counter(self.function, self.p.dtype)  # type: ignore[arg-type]
+        return count(self._table, {"limit": limit}, ())
 
     def replace_gradients(self, clean: Callable[[Tensor], Tensor]) -> None:
         self._replace([clean(g) for g in self._gradients])
@@ -237,33 +235,27 @@ class Bundle:
         """What the GROUP step that opens segment ``k`` measures, summed over the members; 0-d or 1-d."""
         function = self.plan[k][0]
         assert function is not None
-        found = torch.tensor(
-            function(self._table, numbers, hypers_of(segment.named[:1])), dtype=compute_dtype(self.p.dtype)
-        )
+        sums = function(self._table, numbers, hypers_of(segment.named[:1]))
+        found = torch.as_tensor(sums, dtype=compute_dtype(self.p.dtype), device=self.p.device)
         return found[0] if function.loops.single else found
 
     def run(self, k: int, segment: Segment, numbers: Numbers) -> None:
         """Segment ``k`` on all members, in place."""
-        if "ok" in numbers and not numbers["ok"]:  # a flag from a device, on which other parameters are
-            return
-        self._want_update(segment)
-        function = self.plan[k][1]
-        assert function is not None
-        function(self._table, numbers, segment.hypers)
-        self._moved(segment)
-
-    def _want_update(self, segment: Segment) -> None:
         if not segment.last and self.u is None:
             self.u = [torch.empty_like(leaf.p, dtype=compute_dtype(leaf.p.dtype)) for leaf in self.leaves]
             self._put("u", self.u)
-
-    def _moved(self, segment: Segment) -> None:
-        """Autograd must see that parameters have changed, as after any in-place operation."""
-        if segment.last:
+        function = self.plan[k][1]
+        assert function is not None
+        self._call(function, numbers, segment.hypers)
+        if segment.last:  # autograd must see that parameters have changed, as after any in-place operation
             torch.autograd.graph.increment_version(self._parameters)
+
+    def _call(self, function: Function, numbers: Numbers, hypers: Sequence[Any]) -> None:
+        if "ok" not in numbers or numbers["ok"]:  # a flag from a device, on which other parameters are
+            function(self._table, numbers, hypers)
 
 
 @cache
-def _num_beyond(function: type[Function], dtype: torch.dtype) -> Function:
+def _counter(function: type[Function], dtype: torch.dtype) -> Function:
     """How many entries of all gradients are not at most ``limit`` in size."""
     return function(trace_limit(dtype, function.dialect), ("limit",))

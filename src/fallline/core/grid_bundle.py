@@ -12,10 +12,9 @@ from torch import Tensor
 
 from fallline.core.bundle import Bundle, Function
 from fallline.core.grids import CHUNK, GPU, HEADER, THREADS, Grid
-from fallline.core.kernel import Numbers, Segment, hypers_of
+from fallline.core.kernel import Numbers
 from fallline.core.loops import Dialect, NotExpressible
 from fallline.core.nvrtc import build
-from fallline.core.storage import compute_dtype
 
 __all__ = ["GridBundle", "GridFunction", "GridTable"]
 
@@ -28,7 +27,7 @@ def current_device() -> torch.device | None:
 class GridFunction(Function):
     """Kernels, built for a device when they are first called there."""
 
-    dialect: ClassVar[Dialect[Any]] = GPU
+    dialect: ClassVar[Dialect] = GPU
 
     def __init__(self, loops: Grid, known: tuple[str, ...]) -> None:
         self.loops, self.known = loops, known
@@ -134,24 +133,6 @@ class GridBundle(Bundle):
     def _make_table(self, sizes: Sequence[int]) -> GridTable:
         return GridTable(sizes, self.p.device)
 
-    def sound(self, limit: float) -> bool:
-        """Whether no entry of a gradient is beyond ``limit`` or NaN; this reads the answer from the device."""
-        return bool(self.flag(limit))
-
-    def flag(self, limit: float) -> Tensor:
-        found: Tensor = self._num_beyond(limit)[0] == 0
-        return found
-
-    def measure(self, k: int, segment: Segment, numbers: Numbers) -> Tensor:
-        """What the GROUP step that opens segment ``k`` measures, summed over the members; 0-d or 1-d."""
-        function: Any = self.plan[k][0]
-        found: Tensor = function(self._table, numbers, hypers_of(segment.named[:1])).to(compute_dtype(self.p.dtype))
-        return found[0] if function.loops.single else found
-
-    def run(self, k: int, segment: Segment, numbers: Numbers) -> None:
-        """Segment ``k`` on all members, in place."""
-        self._want_update(segment)
-        function: Any = self.plan[k][1]
+    def _call(self, function: Any, numbers: Numbers, hypers: Sequence[Any]) -> None:
         ok = numbers.get("ok")
-        function(self._table, numbers, segment.hypers, None if ok is None else ok.to(self.p.device))
-        self._moved(segment)
+        function(self._table, numbers, hypers, None if ok is None else ok.to(self.p.device))

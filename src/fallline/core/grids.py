@@ -28,7 +28,19 @@ VECTOR = 4
 TURNS = 16
 """Readings of a thread whose elements are added in their own type; further sums are in double."""
 
-HEADER = ("sizes", "chunks", "first_chunk", "num_tensors", "numbers", "sums", "parts", "totals", "ok")
+_FIELDS = {
+    "sizes": "const int64_t* sizes;",
+    "chunks": "const int64_t* chunks;  // (tensor, begin, length) of each",
+    "first_chunk": "const int64_t* first_chunk;  // of each tensor, and one more",
+    "num_tensors": "int64_t num_tensors;",
+    "numbers": "Numbers* numbers;",
+    "sums": "double* sums;",
+    "parts": "double* parts;",
+    "totals": "double* totals;",
+    "ok": "const bool* ok;  // a flag, or nothing: where it is false, nothing is changed",
+}
+
+HEADER = tuple(_FIELDS)
 """Words of eight bytes that every kernel gets, before the rows of addresses, the addresses of numbers and the numbers."""
 
 
@@ -74,7 +86,7 @@ def emit_grid(emitter: Emitter) -> Grid:
         num_arrays=len(emitter.keys),
         num_given=max(1, emitter.num_numbers),
         num_sums=max(1, len(emitter.reductions)),
-        header="\n    ".join(_FIELDS[name] for name in HEADER),
+        header="\n    ".join(_FIELDS.values()),
         fields=fields,
         numbers="\n    ".join(emitter.call_lines),
         kernels="\n".join(kernels),
@@ -148,18 +160,6 @@ def _settle(settled: Settled, totals: bool) -> str:
         else "",
     )
 
-
-_FIELDS = {
-    "sizes": "const int64_t* sizes;",
-    "chunks": "const int64_t* chunks;  // (tensor, begin, length) of each",
-    "first_chunk": "const int64_t* first_chunk;  // of each tensor, and one more",
-    "num_tensors": "int64_t num_tensors;",
-    "numbers": "Numbers* numbers;",
-    "sums": "double* sums;",
-    "parts": "double* parts;",
-    "totals": "double* totals;",
-    "ok": "const bool* ok;  // a flag, or nothing: where it is false, nothing is changed",
-}
 
 _STAGE = """
 KERNEL(stage{s}) {{

@@ -18,7 +18,7 @@ from typing import Any, Literal, TypeAlias, cast
 import torch
 from torch import Tensor, fx
 
-from fallline.core.loops import CPU, Dialect, Program
+from fallline.core.loops import CPU, Dialect
 from fallline.core.native import compiler
 from fallline.core.storage import Storage, compute_dtype
 from fallline.core.transform import Transform, hyper_fields, named_steps, static_fields
@@ -279,8 +279,8 @@ def trace_loops(
     arrays: Arrays,
     known: Sequence[str],
     totals: bool = False,
-    dialect: Dialect[Program] = CPU,  # type: ignore[assignment]
-) -> Program:
+    dialect: Dialect = CPU,
+) -> Any:
     """What a segment does to a tensor, as loops; or, with ``totals``, what the GROUP step that opens it measures.
 
     Raises:
@@ -300,7 +300,7 @@ def trace_loops(
     return _looped(measured if totals else advanced, arrays, given, hypers, totals, dialect)
 
 
-def trace_limit(dtype: torch.dtype, dialect: Dialect[Program] = CPU) -> Program:  # type: ignore[assignment]
+def trace_limit(dtype: torch.dtype, dialect: Dialect = CPU) -> Any:
     """How many entries ``g`` of a tensor are not at most ``limit`` in size, as loops."""
     arrays = {"g": torch.zeros(64, dtype=dtype)}
 
@@ -317,8 +317,8 @@ def _looped(
     given: list[Tensor],
     hypers: list[Tensor],
     totals: bool,
-    dialect: Dialect[Program] = CPU,  # type: ignore[assignment]
-) -> Program:
+    dialect: Dialect = CPU,
+) -> Any:
     from torch._decomp import core_aten_decompositions
     from torch.fx.experimental.proxy_tensor import make_fx  # here, because it takes a second
 

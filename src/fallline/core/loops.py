@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, fx
@@ -32,7 +32,6 @@ __all__ = [
     "Loops",
     "NotExpressible",
     "Pass",
-    "Program",
     "Reduction",
     "Rule",
     "Settled",
@@ -462,15 +461,12 @@ class Emitter:
         return Settled(tuple(pointers), tuple(stage.before), tuple(ends))
 
 
-Program = TypeVar("Program")
-
-
 @dataclass(frozen=True)
-class Dialect(Generic[Program]):
+class Dialect:
     """How programs are written: where a body reads an element of array k, and what is made of a graph that has been read."""
 
     place: str
-    write: Callable[[Emitter], Program]
+    write: Callable[[Emitter], Any]
 
 
 CPU = Dialect("a{k}[i]", Emitter.emit)

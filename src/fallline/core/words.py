@@ -18,7 +18,6 @@ from fallline.core.loops import (
     Dialect,
     Emitter,
     NotExpressible,
-    Program,
     Reduction,
     Rule,
     Stage,
@@ -35,8 +34,8 @@ def emit(
     arrays: Mapping[str, Tensor],
     num_numbers: int,
     totals: bool = False,
-    dialect: Dialect[Program] = CPU,  # type: ignore[assignment]
-) -> Program:
+    dialect: Dialect = CPU,
+) -> Any:
     """The program, in a dialect, of a graph whose inputs are ``arrays`` (1-d, or 0-d: one number for each tensor), then numbers
     in float64.
 

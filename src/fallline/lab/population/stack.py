@@ -140,17 +140,18 @@ class Stack:
         batch, dim = self._batch(t)
         masks = self._masks(t)
         function = partial(self._found, dim)
-        if self.device.type == "cpu" and t > 1 and self._steps - t >= TRACE_FROM and not self._tried:
+        if t > 1 and not self._tried:
             self._tried = True
-            self._graph = self._as_graph("gradients", function, (self.params, self.fixed, batch, masks))
+            left = self._steps - t
+            self._graph = self._as_graph("gradients", function, (self.params, self.fixed, batch, masks), left)
         losses, found = (self._graph or function)(self.params, self.fixed, batch, masks)
         return losses, dict(zip(self.params, found, strict=True))
 
     def _as_graph(
-        self, what: str, function: Callable[..., Any], arguments: tuple[Any, ...]
+        self, what: str, function: Callable[..., Any], arguments: tuple[Any, ...], steps: int
     ) -> Callable[..., Any] | None:
-        """The graph of a function of the runs' tensors, where it pays and can be had."""
-        if self.device.type != "cpu" or self._steps < TRACE_FROM:
+        """The graph of a function of the runs' tensors, where it pays for so many steps and can be had."""
+        if self.device.type != "cpu" or steps < TRACE_FROM:
             return None
         shapes = tuple((x.shape, x.dtype) for x in tree_leaves(arguments[2:]) if isinstance(x, Tensor))
         return traced(function, arguments, self.model, self.task, (what, self.seeds[0], len(self.seeds), shapes))
@@ -230,7 +231,7 @@ class Stack:
             with torch.no_grad():
                 for indices in torch.split(torch.arange(count), 2 * self.task.batch_size):
                     batch = fetch(self.task.valid, indices)
-                    known = self._as_graph("metric", metric, (self.params, self.fixed, batch)) or metric
+                    known = self._as_graph("metric", metric, (self.params, self.fixed, batch), self._steps) or metric
                     values = known(self.params, self.fixed, batch).tolist()
                     totals = [total + value * len(indices) for total, value in zip(totals, values, strict=True)]
         finally:

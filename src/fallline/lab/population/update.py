@@ -127,7 +127,9 @@ class Vectorised(Update):
             dtype=torch.float64,
             device=device,
         )
-        ok = torch.tensor([i in rows for i in range(len(state.taken))], device=device)
+        ok = torch.zeros(len(state.taken), dtype=torch.bool)
+        ok[list(rows)] = True
+        ok = ok.to(device)
         numbers = {"t": t, "loss": losses, "ok": ok}
         parts = self.parted(values.unbind(1))
         held = {n: {"p": p, "g": gradients[n], **state.slots[n]} for n, p in state.params.items()}
